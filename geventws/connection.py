@@ -1,0 +1,372 @@
+"""Connection: one WebSocket after its opening handshake, as bytes in and events and bytes out.
+
+Knows RFC 6455 §5 to §7: messages from fragments, control frames, the closing handshake. Knows no
+socket, clock or greenlet: whoever owns one carries the bytes.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+from enum import Enum
+from typing import NamedTuple
+
+from .errors import CloseCode, ConnectionClosed, InvalidPayload, MessageTooBig, ProtocolError
+from .frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    CONTROL,
+    FIN,
+    MASK,
+    PING,
+    PONG,
+    TEXT,
+    Header,
+    close_payload,
+    encode_frame,
+    mask,
+    parse_close,
+    parse_header,
+)
+
+FRAGMENT_WEIGHT = 16  # bytes each fragment counts for at least, so that endless empty ones end too (§10.4)
+
+
+class State(Enum):
+    """Where the closing handshake stands."""
+
+    OPEN = "open"
+    LOCAL_CLOSING = "local closing"  # our Close is sent
+    REMOTE_CLOSING = "remote closing"  # theirs is received
+    CLOSED = "closed"
+
+
+class Step(Enum):
+    """What moves a connection from one state to the next."""
+
+    CLOSE_SENT = "close sent"
+    CLOSE_RECEIVED = "close received"
+    EOF = "eof"
+    FAILED = "failed"
+
+
+OPEN, LOCAL_CLOSING, REMOTE_CLOSING, CLOSED = State
+CLOSE_SENT, CLOSE_RECEIVED, EOF, FAILED = Step
+
+NEXT = {
+    (OPEN, CLOSE_SENT): LOCAL_CLOSING,
+    (OPEN, CLOSE_RECEIVED): REMOTE_CLOSING,
+    (LOCAL_CLOSING, CLOSE_RECEIVED): CLOSED,
+    (REMOTE_CLOSING, CLOSE_SENT): CLOSED,
+}
+# A lost peer and a broken rule end the connection from anywhere (§7.1.4, §7.1.7).
+NEXT |= {(state, end): CLOSED for state in State for end in (EOF, FAILED)}
+
+
+class Ping(NamedTuple):
+    """A Ping came; its Pong waits in take_pongs()."""
+
+    payload: bytes
+
+
+class Pong(NamedTuple):
+    """A Pong came."""
+
+    payload: bytes
+
+
+class Close(NamedTuple):
+    """The peer's Close came: nothing it sends after it counts. code is 1005 where it gave none."""
+
+    code: int
+    reason: str
+
+
+class Failure(NamedTuple):
+    """The peer broke a rule: nothing it sends after it counts. close() tells it."""
+
+    code: int
+    reason: str
+
+
+Event = str | bytes | Ping | Pong | Close | Failure
+
+
+class _Message:
+    """A message that is still arriving: its bytes so far, checked as they come."""
+
+    __slots__ = ("_tail", "data", "is_text", "weight")
+
+    def __init__(self, is_text: bool) -> None:
+        self.is_text = is_text
+        self.data = bytearray()
+        self.weight = 0
+        self._tail = b""  # the last bytes, where they end inside a character
+
+    def add(self, chunk: bytes) -> None:
+        """Append payload bytes. Raises InvalidPayload at the first byte that cannot be UTF-8 (§8.1)."""
+        self.data += chunk
+        if self.is_text and (self._tail or not chunk.isascii()):
+            unchecked = self._tail + chunk
+            try:
+                _, valid = codecs.utf_8_decode(unchecked)
+            except UnicodeDecodeError as exc:
+                raise InvalidPayload(f"text is not UTF-8: {exc.reason}") from exc
+            self._tail = unchecked[valid:]
+
+    def finish(self) -> str | bytes:
+        """Return the whole message. Raises InvalidPayload for text that ends inside a character."""
+        if not self.is_text:
+            return bytes(self.data)
+        if self._tail:
+            raise InvalidPayload("text ends inside a character")
+        return self.data.decode()
+
+
+class Connection:
+    """One end of an open WebSocket.
+
+    A server's by default; client=True masks what it sends and refuses masked frames (§5.1).
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_client",
+        "_ended",
+        "_failure",
+        "_header",
+        "_left",
+        "_message",
+        "_offset",
+        "_pongs",
+        "close_code",
+        "close_reason",
+        "limited",
+        "max_message_size",
+        "state",
+    )
+
+    def __init__(self, *, client: bool = False, max_message_size: int = 1 << 20) -> None:
+        self.state = OPEN
+        self.close_code: int | None = None  # of the first Close either way; 1006 where there was none
+        self.close_reason = ""
+        self.max_message_size = max_message_size
+        self.limited = False  # receive_data() stopped at its limit: call it again
+        self._client = client
+        self._ended = False  # the peer's Close or failure is seen: what follows is thrown away
+        self._failure: Failure | None = None
+        self._buffer = b""
+        self._offset = 0  # of the first byte of _buffer that is not parsed
+        self._message: _Message | None = None
+        self._header: Header | None = None  # of the data frame that is arriving
+        self._left = 0  # payload bytes it still lacks
+        self._pongs: list[bytes] = []
+
+    def receive_data(self, data: bytes = b"", limit: int = 1 << 62) -> list[Event]:
+        """Return the events that data completes, parsing at most `limit` frames.
+
+        The rest of the bytes is kept; `limited` tells whether frames may wait in it. Close and Failure
+        come last: what follows them is thrown away, and close() gives the bytes that answer them.
+        """
+        events: list[Event] = []
+        if self._ended:
+            return events
+        start = self._offset
+        if self._buffer:
+            data, start = (self._buffer[start:] + data, 0) if data else (self._buffer, start)
+        end = len(data)
+        whole_text, whole_binary = (-1, -1) if self._client else (FIN | TEXT, FIN | BINARY)
+        self.limited = False
+        try:
+            while start < end:
+                if not limit:
+                    self.limited = True
+                    break
+                limit -= 1
+                first = data[start]
+                # Nearly every frame is a small whole message: this branch spares it the general path.
+                if first in (whole_text, whole_binary) and self._left == 0 and self._message is None:
+                    payload_start = start + 6
+                    if payload_start <= end and MASK <= data[start + 1] <= MASK + 125:
+                        stop = payload_start + data[start + 1] - MASK
+                        if stop <= end and stop - payload_start <= self.max_message_size:
+                            payload = mask(data[payload_start:stop], data[start + 2 : payload_start])
+                            events.append(payload.decode() if first == whole_text else payload)
+                            start = stop
+                            continue
+                stop = self._receive_frame(data, start, events)
+                if stop == start:
+                    break
+                start = stop
+                if self._ended:
+                    break
+        except UnicodeDecodeError as exc:
+            self._fail(InvalidPayload(f"text is not UTF-8: {exc.reason}"), events)
+        except ProtocolError as exc:
+            self._fail(exc, events)
+        if self._ended:
+            self.limited = False
+            data, start = b"", 0
+        elif not self.limited:
+            data, start = data[start:], 0
+        self._buffer, self._offset = data, start
+        return events
+
+    def _receive_frame(self, data: bytes, start: int, events: list[Event]) -> int:
+        """Take in the frame, or the piece of a data frame, at data[start:]; return where it stops.
+
+        Returns start while a header or a control frame is incomplete.
+        """
+        if self._left:
+            return self._receive_piece(data, start, events)
+        header = parse_header(data, start, masked=not self._client)
+        if header is None:
+            if data[start] & 0x0F < CONTROL:
+                self._check_sequence(data[start] & 0x0F)
+            return start
+        if header.opcode >= CONTROL:
+            stop = header.stop + header.size
+            if stop > len(data):
+                return start
+            self._receive_control(header.opcode, _unmasked(data[header.stop : stop], header.masking_key), events)
+            return stop
+        self._check_sequence(header.opcode)
+        message = self._message
+        if message is None:
+            message = self._message = _Message(header.opcode == TEXT)
+        # Endless empty fragments would never grow a message past its limit.
+        message.weight += header.size if header.fin and not message.weight else max(header.size, FRAGMENT_WEIGHT)
+        if message.weight > self.max_message_size:
+            raise MessageTooBig(f"message of at least {message.weight} bytes, limit {self.max_message_size}")
+        self._header = header
+        self._left = header.size
+        return self._receive_piece(data, header.stop, events)
+
+    def _check_sequence(self, opcode: int) -> None:
+        """Raise ProtocolError for a data frame that may not stand here. Source: RFC 6455 §5.4."""
+        if opcode == CONTINUATION and self._message is None:
+            raise ProtocolError("continuation frame without a message to continue")
+        if opcode != CONTINUATION and self._message is not None:
+            raise ProtocolError("new message before the last fragment of the one before")
+
+    def _receive_piece(self, data: bytes, start: int, events: list[Event]) -> int:
+        """Take in what data[start:] has of the payload that is arriving; return where it stops."""
+        header, message = self._header, self._message
+        assert header is not None and message is not None
+        piece = data[start : start + self._left]
+        key = header.masking_key
+        if key:
+            turn = (header.size - self._left) & 3
+            piece = mask(piece, key[turn:] + key[:turn])
+        message.add(piece)
+        self._left -= len(piece)
+        if not self._left:
+            self._header = None
+            if header.fin:
+                self._message = None
+                events.append(message.finish())
+        return start + len(piece)
+
+    def _receive_control(self, opcode: int, payload: bytes, events: list[Event]) -> None:
+        if opcode == PING:
+            self._pongs.append(self._frame(PONG, payload))
+            events.append(Ping(payload))
+        elif opcode == PONG:
+            events.append(Pong(payload))
+        else:
+            code, reason = parse_close(payload)
+            self.state = NEXT[self.state, CLOSE_RECEIVED]
+            self._ended = True
+            self._pongs.clear()
+            self._settle(code, reason)
+            events.append(Close(code, reason))
+
+    def _fail(self, error: ProtocolError, events: list[Event]) -> None:
+        self._failure = Failure(int(error.close_code), str(error))
+        self._ended = True
+        self._message = None
+        events.append(self._failure)
+
+    def _settle(self, code: int, reason: str) -> None:
+        if self.close_code is None:
+            self.close_code, self.close_reason = int(code), reason
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the peer broke a rule and is not told yet."""
+        return self._failure is not None and self.state is not CLOSED
+
+    def receive_eof(self, reason: str = "") -> None:
+        """Note that the byte stream has ended: without a Close before, the close code is 1006 (§7.1.5)."""
+        self._settle(CloseCode.ABNORMAL_CLOSURE, reason)
+        self._ended = True
+        self._message = None
+        self._buffer, self._offset, self.limited = b"", 0, False
+        self.state = NEXT[self.state, EOF]
+
+    def take_pongs(self, *, latest_only: bool = False) -> bytes:
+        """Return the Pong frames that answer the Pings received since the last call.
+
+        latest_only keeps back all but the newest instead and returns b"": for while the peer does not
+        take what it was sent (§5.5.3 allows to answer only the latest Ping).
+        """
+        if latest_only:
+            del self._pongs[:-1]
+            return b""
+        pongs = b"".join(self._pongs)
+        self._pongs.clear()
+        return pongs
+
+    def encode_message(self, message: str | bytes | bytearray | memoryview, binary: bool | None = None) -> bytes:
+        """Return the frame of a message: str as text, bytes-like as binary, unless `binary` says otherwise.
+
+        Raises ConnectionClosed when no message may be sent any more, TypeError for another type and
+        ValueError for text that UTF-8 cannot carry.
+        """
+        if self.state is not OPEN and self.state is not REMOTE_CLOSING:
+            raise ConnectionClosed(self.close_code or CloseCode.ABNORMAL_CLOSURE, self.close_reason)
+        if isinstance(message, str):
+            return self._frame(BINARY if binary else TEXT, message.encode())
+        if not isinstance(message, (bytes, bytearray, memoryview)):
+            raise TypeError(f"a message is str or bytes, not {type(message).__name__}; send_json() sends other values")
+        payload = bytes(message)
+        if binary is False:
+            payload.decode()  # a text frame with anything but UTF-8 would end the connection at the peer
+            return self._frame(TEXT, payload)
+        return self._frame(BINARY, payload)
+
+    def encode_ping(self, payload: bytes) -> bytes:
+        """Return a Ping frame; its payload is at most 125 bytes."""
+        return self._frame(PING, payload)
+
+    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> bytes:
+        """Return the Close frame to send now, b"" if ours is sent already.
+
+        It starts the closing handshake; or answers the peer's Close, with its own code (§5.5.1); or
+        tells a peer that broke a rule which one. Raises ValueError for a code that may not be sent.
+        """
+        if self.has_failed and self._failure is not None:
+            code, reason = self._failure
+            payload = close_payload(code, reason)
+            self._settle(code, reason)
+            self.state = NEXT[self.state, FAILED]
+            return self._frame(CLOSE, payload)
+        payload = close_payload(code, reason)
+        if self.state is not OPEN and self.state is not REMOTE_CLOSING:
+            return b""
+        if self.state is REMOTE_CLOSING:
+            assert self.close_code is not None
+            # §5.5.1 "typically echos the status code": 1005 means none came, so none goes.
+            payload = b"" if self.close_code == CloseCode.NO_STATUS_RECEIVED else close_payload(self.close_code)
+        else:
+            self._settle(code, reason)
+        self.state = NEXT[self.state, CLOSE_SENT]
+        return self._frame(CLOSE, payload)
+
+    def _frame(self, opcode: int, payload: bytes) -> bytes:
+        return encode_frame(opcode, payload, masking_key=os.urandom(4) if self._client else b"")
+
+
+def _unmasked(payload: bytes, key: bytes) -> bytes:
+    return mask(payload, key) if key else payload

@@ -1,0 +1,152 @@
+"""Frame codec: frame headers and payloads as bytes, masking, Close payloads.
+
+Pure functions. Knows RFC 6455 §5; knows no connection, message or socket.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from .errors import InvalidPayload, ProtocolError, may_travel
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+OPCODES = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
+
+FIN = 0x80  # bit of the first byte
+RSV = 0x70  # bits of the first byte
+CONTROL = 0x08  # bit of the opcode
+MASK = 0x80  # bit of the second byte
+
+MAX_CONTROL_PAYLOAD = 125  # §5.5
+MAX_CLOSE_REASON = MAX_CONTROL_PAYLOAD - 2  # bytes; the code takes two
+
+_TABLES = tuple(bytes(byte ^ key for byte in range(256)) for key in range(256))
+# Measured: integers win below (64 bytes 0.3 to 2.0 µs), tables above (1 MiB 3.7 to 2.0 ms).
+_INTEGER_LIMIT = 1024  # bytes
+
+_short = struct.Struct(">BBH").pack
+_long = struct.Struct(">BBQ").pack
+_tiny = tuple(tuple(bytes((first, size)) for size in range(126)) for first in range(256))
+
+
+class Header(NamedTuple):
+    """A parsed frame header: payload is `size` bytes from `stop` on, masked if masking_key is not empty."""
+
+    fin: bool
+    opcode: int
+    masking_key: bytes
+    size: int
+    stop: int
+
+
+def parse_header(data: bytes, start: int, *, masked: bool) -> Header | None:
+    """Return the header at data[start:], or None while part of it is missing.
+
+    Raises ProtocolError at the first byte that breaks a rule, without waiting for the rest.
+    Source: RFC 6455 §5.2, §5.5.
+    """
+    available = len(data) - start
+    if available < 1:
+        return None
+    first = data[start]
+    opcode = first & 0x0F
+    if first & RSV:
+        raise ProtocolError(f"reserved bits {(first & RSV) >> 4:03b} set, and no extension uses them")
+    if opcode not in OPCODES:
+        raise ProtocolError(f"reserved opcode 0x{opcode:X}")
+    if opcode & CONTROL and not first & FIN:
+        raise ProtocolError("fragmented control frame")
+    if available < 2:
+        return None
+    second = data[start + 1]
+    if bool(second & MASK) is not masked:
+        raise ProtocolError("frame is not masked" if masked else "frame is masked")
+    size = second & 0x7F
+    if opcode & CONTROL and size > MAX_CONTROL_PAYLOAD:
+        raise ProtocolError(f"control frame with more than {MAX_CONTROL_PAYLOAD} bytes")
+    stop = start + 2
+    if size >= 126:
+        width, least = (2, 126) if size == 126 else (8, 1 << 16)
+        stop += width
+        if available < 2 + width:
+            return None
+        size = int.from_bytes(data[start + 2 : stop], "big")
+        if size >> 63:
+            raise ProtocolError(f"frame length 0x{size:X} has its most significant bit set")
+        if size < least:
+            raise ProtocolError(f"frame length {size} in more bytes than it needs")
+    if not masked:
+        return Header(first >= FIN, opcode, b"", size, stop)
+    if len(data) < stop + 4:
+        return None
+    return Header(first >= FIN, opcode, data[stop : stop + 4], size, stop + 4)
+
+
+def encode_frame(opcode: int, payload: bytes, *, fin: bool = True, masking_key: bytes = b"") -> bytes:
+    """Return one frame with its length in the fewest bytes; masked if masking_key (4 bytes) is given.
+
+    Source: RFC 6455 §5.2.
+    """
+    first = opcode | FIN if fin else opcode
+    size = len(payload)
+    if masking_key:
+        return encode_header(first, MASK, size) + masking_key + mask(payload, masking_key)
+    if size < 126:
+        return _tiny[first][size] + payload
+    return encode_header(first, 0, size) + payload
+
+
+def encode_header(first: int, mask_bit: int, size: int) -> bytes:
+    """Return first byte, mask bit and length as 2, 4 or 10 bytes."""
+    if size < 126:
+        return bytes((first, mask_bit | size))
+    if size < 1 << 16:
+        return _short(first, mask_bit | 126, size)
+    return _long(first, mask_bit | 127, size)
+
+
+def mask(payload: bytes, key: bytes) -> bytes:
+    """Return payload with each byte combined with key (4 bytes) by XOR; the same call unmasks.
+
+    Source: RFC 6455 §5.3.
+    """
+    size = len(payload)
+    if size < _INTEGER_LIMIT:
+        keys = (key * ((size + 3) >> 2))[:size]
+        return (int.from_bytes(payload, "little") ^ int.from_bytes(keys, "little")).to_bytes(size, "little")
+    masked = bytearray(size)
+    for offset in range(4):
+        masked[offset::4] = payload[offset::4].translate(_TABLES[key[offset]])
+    return bytes(masked)
+
+
+def close_payload(code: int, reason: str = "") -> bytes:
+    """Return a Close payload: code as 2 big-endian bytes, then the reason in UTF-8.
+
+    The reason is cut between characters to fit 123 bytes. Raises ValueError for a code that never
+    travels, such as 1006. Source: RFC 6455 §5.5.1, §7.4.
+    """
+    if not may_travel(code):
+        raise ValueError(f"close code {code} may not be sent; use 1000 to 1003, 1007 to 1014 or 3000 to 4999")
+    cut = reason.encode()[:MAX_CLOSE_REASON].decode(errors="ignore")
+    return code.to_bytes(2, "big") + cut.encode()
+
+
+def parse_close(payload: bytes) -> tuple[int, str]:
+    """Return (code, reason) of a Close payload; code 1005 stands for an empty one.
+
+    Raises ProtocolError for a code that may not travel, InvalidPayload for a reason that is not UTF-8.
+    Source: RFC 6455 §5.5.1, §7.4.
+    """
+    if not payload:
+        return 1005, ""
+    if len(payload) == 1:
+        raise ProtocolError("close payload of 1 byte")
+    code = int.from_bytes(payload[:2], "big")
+    if not may_travel(code):
+        raise ProtocolError(f"close code {code} may not be sent")
+    try:
+        return code, payload[2:].decode()
+    except UnicodeDecodeError as exc:
+        raise InvalidPayload("close reason is not UTF-8") from exc

@@ -1,0 +1,255 @@
+"""Opening handshake, server side: request environ in, response headers or a refusal out.
+
+Pure functions. Knows RFC 6455 §4.2, the HTTP grammar it leans on and WSGI's environ; knows no socket,
+greenlet or framework.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from .errors import HandshakeError
+
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # §1.3
+VERSION = "13"
+
+_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_token = re.compile(_TOKEN)
+_QUOTED = r'"((?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\.)*)"'
+_parameter = re.compile(rf"[ \t]*;[ \t]*({_TOKEN})(?:[ \t]*=[ \t]*(?:({_TOKEN})|{_QUOTED}))?")
+_separator = re.compile(r"[ \t]*(?:,|$)[ \t,]*")
+_host = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(?::([0-9]{0,5}))?")
+_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+
+Headers = Mapping[str, str] | Iterable[tuple[str, str]]
+
+# The handshake itself sets these; a view that set one too could only break it.
+_OWN_HEADERS = frozenset({"upgrade", "connection", "content-length", "transfer-encoding"})
+
+
+class Extension(NamedTuple):
+    """One offer of Sec-WebSocket-Extensions: parameter values are None where the parameter has none."""
+
+    name: str
+    parameters: tuple[tuple[str, str | None], ...]
+
+
+class Request(NamedTuple):
+    """A valid opening handshake: what the client asks for."""
+
+    key: str
+    subprotocols: tuple[str, ...]
+    extensions: tuple[Extension, ...]
+
+
+def wants_websocket(environ: Mapping[str, Any]) -> bool:
+    """Whether the request asks for the websocket protocol, well or badly; any other upgrade is not ours."""
+    return "websocket" in environ.get("HTTP_UPGRADE", "").lower() and "websocket" in _tokens(environ["HTTP_UPGRADE"])
+
+
+def check_request(environ: Mapping[str, Any]) -> Request:
+    """Return what a handshake asks for. Raises HandshakeError saying which rule it breaks.
+
+    Source: RFC 6455 §4.2.1; no body, as nothing could tell it from the first frames.
+    """
+    if environ["REQUEST_METHOD"] != "GET":
+        method = environ["REQUEST_METHOD"]
+        raise HandshakeError(HTTPStatus.METHOD_NOT_ALLOWED, f"the method must be GET, not {method}", [("Allow", "GET")])
+    if environ["SERVER_PROTOCOL"] != "HTTP/1.1":
+        raise _bad(f"the protocol must be HTTP/1.1, not {environ['SERVER_PROTOCOL']}")
+    if not _host.fullmatch(environ.get("HTTP_HOST", "")):
+        raise _bad("exactly one valid Host header is needed")
+    if "upgrade" not in _tokens(environ.get("HTTP_CONNECTION", "")):
+        raise _bad("the Connection header must contain upgrade; a proxy may have removed it")
+    if environ.get("HTTP_TRANSFER_ENCODING") or (environ.get("CONTENT_LENGTH") or "0") != "0":
+        raise _bad("a handshake has no body")
+    version = environ.get("HTTP_SEC_WEBSOCKET_VERSION")
+    if version is None:
+        raise _bad("the Sec-WebSocket-Version header is missing")
+    if version.strip() != VERSION:
+        raise HandshakeError(
+            HTTPStatus.UPGRADE_REQUIRED,
+            f"Sec-WebSocket-Version must be {VERSION}, not {version}",
+            [("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)],
+        )
+    key = environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()
+    if not _is_key(key):
+        raise _bad("Sec-WebSocket-Key must be 16 bytes in base64")
+    return Request(
+        key,
+        parse_subprotocols(environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL")),
+        parse_extensions(environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS")),
+    )
+
+
+def parse_subprotocols(header: str | None) -> tuple[str, ...]:
+    """Return the offered subprotocols in the client's order. Raises HandshakeError for bad syntax or a duplicate.
+
+    Source: RFC 6455 §4.1 (10), 1#token.
+    """
+    if header is None:
+        return ()
+    offered: list[str] = []
+    position = _skip_empty(header)
+    while position < len(header) or not offered:
+        name = _token.match(header, position)
+        end = _separator.match(header, name.end()) if name else None
+        if not name or not end:
+            raise _bad("malformed Sec-WebSocket-Protocol header")
+        if name.group() in offered:
+            raise _bad(f"subprotocol {name.group()} is offered twice")
+        offered.append(name.group())
+        position = end.end()
+    return tuple(offered)
+
+
+def parse_extensions(header: str | None) -> tuple[Extension, ...]:
+    """Return the offered extensions in the client's order. Raises HandshakeError for bad syntax.
+
+    A quoted value must be a token once its quotes are off. Source: RFC 6455 §9.1.
+    """
+    if header is None:
+        return ()
+    offers: list[Extension] = []
+    position = _skip_empty(header)
+    while position < len(header) or not offers:
+        name = _token.match(header, position)
+        if not name:
+            raise _bad("malformed Sec-WebSocket-Extensions header")
+        position = name.end()
+        parameters = []
+        while parameter := _parameter.match(header, position):
+            position = parameter.end()
+            attribute, value, quoted = parameter.groups()
+            if quoted is not None:
+                value = re.sub(r"\\(.)", r"\1", quoted)
+                if not _token.fullmatch(value):
+                    raise _bad("malformed quoted value in the Sec-WebSocket-Extensions header")
+            parameters.append((attribute, value))
+        end = _separator.match(header, position)
+        if not end:
+            raise _bad("malformed Sec-WebSocket-Extensions header")
+        position = end.end()
+        offers.append(Extension(name.group(), tuple(parameters)))
+    return tuple(offers)
+
+
+def check_origin(environ: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    """Raise HandshakeError 403 if the Origin header is not allowed; a client without one is no browser.
+
+    allowed holds "same-host" (the Host header, default ports left aside), "*", origins such as
+    "https://app.example" and hosts such as "*.example.org". Source: RFC 6455 §10.2, RFC 6454.
+    """
+    origin = environ.get("HTTP_ORIGIN")
+    if origin is None or "*" in allowed:
+        return
+    host = environ.get("HTTP_HOST", "")
+    scheme, name, port = _split_origin(origin)
+    for pattern in allowed:
+        if pattern == "same-host":
+            if name and _split_host(host) == (name, port):
+                return
+        elif pattern.lower() == "null" or "://" in pattern:
+            wanted = _split_origin(pattern)
+            if origin.lower() == pattern.lower() or (
+                name and (scheme, port) == (wanted[0], wanted[2]) and _host_matches(name, wanted[1])
+            ):
+                return
+        else:
+            wanted_name, wanted_port = _split_host(pattern)
+            if name and port == wanted_port and _host_matches(name, wanted_name):
+                return
+    raise HandshakeError(HTTPStatus.FORBIDDEN, f"origin {origin} is not allowed for host {host}")
+
+
+def select_subprotocol(offered: Iterable[str], supported: Sequence[str]) -> str | None:
+    """Return the first offered subprotocol that is supported, by exact match; None if there is none."""
+    return next((name for name in offered if name in supported), None)
+
+
+def accept_key(key: str) -> str:
+    """Return the Sec-WebSocket-Accept value for a key. Source: RFC 6455 §4.2.2 (5.4)."""
+    return base64.b64encode(hashlib.sha1(key.encode() + GUID).digest()).decode()
+
+
+def response(request: Request, subprotocol: str | None = None, headers: Headers = ()) -> bytes:
+    """Return the 101 response that completes the handshake, with the view's own headers, such as cookies.
+
+    Raises ValueError for a header that is malformed or is the handshake's own.
+    """
+    lines = [
+        "HTTP/1.1 101 Switching Protocols",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Accept: {accept_key(request.key)}",
+    ]
+    if subprotocol is not None:
+        if not _token.fullmatch(subprotocol):
+            raise ValueError(f"subprotocol {subprotocol!r} is no token")
+        lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
+    for name, value in headers.items() if isinstance(headers, Mapping) else headers:
+        if not _token.fullmatch(name) or any((char < " " and char != "\t") or char == "\x7f" for char in value):
+            raise ValueError(f"header {name!r}: {value!r} holds a character that headers may not")
+        if name.lower() in _OWN_HEADERS or name.lower().startswith("sec-websocket-"):
+            raise ValueError(f"header {name} is set by the handshake itself")
+        lines.append(f"{name}: {value}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def _bad(reason: str) -> HandshakeError:
+    return HandshakeError(HTTPStatus.BAD_REQUEST, reason)
+
+
+def _tokens(header: str) -> list[str]:
+    return [token.strip(" \t").lower() for token in header.split(",")]
+
+
+def _skip_empty(header: str) -> int:
+    """Return where the first element of a list starts: RFC 7230 §7 lets empty ones come before it."""
+    position = 0
+    while position < len(header) and header[position] in " \t,":
+        position += 1
+    return position
+
+
+def _is_key(key: str) -> bool:
+    try:
+        return len(key) == 24 and len(base64.b64decode(key, validate=True)) == 16
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _split_origin(origin: str) -> tuple[str, str, int | None]:
+    """Return (scheme, host, port), the port None where it is the scheme's default; empty if malformed."""
+    try:
+        parts = urlsplit(origin)
+        port = parts.port
+    except ValueError:
+        return "", "", None
+    if not parts.hostname or parts.path or parts.query or parts.fragment or "@" in parts.netloc or " " in origin:
+        return "", "", None
+    return parts.scheme, parts.hostname, None if port == _DEFAULT_PORTS.get(parts.scheme) else port
+
+
+def _split_host(host: str) -> tuple[str, int | None]:
+    """Return (host, port) of a Host header, the port None where it is a default one.
+
+    Which default does not matter: behind a TLS proxy the page's scheme is not the request's.
+    """
+    found = _host.fullmatch(host)
+    if not found:
+        return "", None
+    port = int(found[2]) if found[2] else None
+    return found[1].strip("[]").lower(), None if port in {80, 443} else port
+
+
+def _host_matches(name: str, pattern: str) -> bool:
+    pattern = pattern.lower()
+    return name.endswith(pattern[1:]) if pattern.startswith("*.") else name == pattern
