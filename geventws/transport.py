@@ -1,0 +1,427 @@
+"""Transport: a non-blocking byte pipe on gevent's event loop, with an outbox and deadlines.
+
+Knows sockets, TLS and the hub; knows nothing of WebSocket. All of it runs in hub callbacks or in the
+caller's greenlet and none of it ever blocks.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import socket
+import ssl
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+from gevent import get_hub
+
+READ_SIZE = 65_536  # bytes; not less than a TLS record, so that one read leaves nothing behind in OpenSSL
+CORK_SIZE = 16_384  # bytes of small frames that gather before they leave in one system call
+
+_READ, _WRITE = 1, 2
+_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Owner(Protocol):
+    """What a Transport tells its owner, always from a hub callback or from within a call on itself."""
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+
+    def eof_received(self) -> None:
+        """The peer will send no more; writing may still work."""
+
+    def connection_lost(self, reason: str) -> None:
+        """The pipe is closed; told once. reason is empty where finish() or close() ended it."""
+
+    def drained(self) -> None:
+        """The peer took what was waiting, down to half of max_outbox or less."""
+
+
+class Deadline:
+    """A moment at which a callback is due, cheap to move: one timer serves all deadlines of a hub."""
+
+    __slots__ = ("_callback", "_clock", "_queued", "when")
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.when = math.inf  # by time.monotonic()
+        self._queued = math.inf  # the earliest moment the clock looks at this deadline
+        self._callback = callback
+        self._clock = _clock()
+
+    def set(self, when: float) -> None:
+        """Make the callback due at `when`, instead of any earlier choice; math.inf is never."""
+        self.when = when
+        if when < self._queued:
+            self._queued = when
+            self._clock.look_at(when, self)
+
+    def cancel(self) -> None:
+        """Never run the callback, and let go of it."""
+        self.when = math.inf
+        self._callback = _nothing
+
+    def look(self, now: float) -> None:
+        """Run the callback if it is due; else have the clock look again when it will be."""
+        self._queued = math.inf
+        if self.when <= now:
+            self.when = math.inf
+            self._callback()
+        else:
+            self.set(self.when)
+
+
+def _nothing() -> None:
+    pass
+
+
+class _Clock:
+    """The deadlines of one hub: a heap, and one timer for its earliest entry."""
+
+    GRAIN = 0.01  # seconds between two looks at least, so that many deadlines share one wake-up
+
+    def __init__(self, loop: Any) -> None:
+        self._loop = loop
+        self._heap: list[tuple[float, int, Deadline]] = []
+        self._tie = itertools.count()
+        self._timer: Any = None
+        self._wakes_at = math.inf
+
+    def look_at(self, when: float, deadline: Deadline) -> None:
+        heapq.heappush(self._heap, (when, next(self._tie), deadline))
+        if when < self._wakes_at:
+            self._wake_at(when)
+
+    def _wake_at(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.close()
+        self._wakes_at = when
+        # ref=False: deadlines alone do not keep a program running.
+        self._timer = self._loop.timer(max(when - monotonic(), self.GRAIN), ref=False)
+        self._timer.start(self._wake, update=True)
+
+    def _wake(self) -> None:
+        now = monotonic()
+        self._wakes_at = -math.inf  # deadlines set meanwhile wait for the end of this round
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            when, _, deadline = heapq.heappop(heap)
+            if when == deadline._queued:
+                deadline.look(now)
+        self._wakes_at = math.inf
+        if heap:
+            self._wake_at(heap[0][0])
+
+
+_clocks: WeakKeyDictionary[Any, _Clock] = WeakKeyDictionary()
+
+
+def _clock() -> _Clock:
+    hub = get_hub()
+    clock = _clocks.get(hub)
+    if clock is None:
+        clock = _clocks[hub] = _Clock(hub.loop)
+    return clock
+
+
+class Transport:
+    """A byte pipe over a connected gevent socket, plain or TLS, which it closes in the end.
+
+    write() takes data whole and never waits: what the kernel does not take stays in the outbox.
+    """
+
+    __slots__ = (
+        "_corked",
+        "_eof",
+        "_finishing",
+        "_loop",
+        "_max_outbox",
+        "_outbox",
+        "_owner",
+        "_paused",
+        "_read_watcher",
+        "_recv",
+        "_send",
+        "_send_deadline",
+        "_send_timeout",
+        "_sock",
+        "_tls",
+        "_write_watcher",
+        "blocked",
+        "broken",
+        "bytes_received",
+        "bytes_sent",
+        "closed",
+        "congested",
+        "last_received",
+    )
+
+    def __init__(self, sock: Any, owner: Owner, *, max_outbox: int, send_timeout: float | None) -> None:
+        self._loop = get_hub().loop
+        self._owner = owner
+        self._sock = sock
+        self._max_outbox = max_outbox
+        self._send_timeout = send_timeout
+        sock.setblocking(False)
+        self._tls = hasattr(sock, "pending")
+        # gevent's own recv and send would park the greenlet; the socket beneath does not. A TLS socket has
+        # its protocol in the wrapper, which honours the missing timeout.
+        pipe = sock if self._tls else getattr(sock, "_sock", sock)
+        self._recv = pipe.recv
+        self._send = pipe.send
+        with suppress(OSError):  # a Unix socket has no Nagle to switch off
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._outbox = bytearray()
+        self._corked = False
+        self._paused = False
+        self._eof = False
+        self._finishing = False
+        self._send_deadline: Deadline | None = None
+        self._write_watcher: Any = None
+        self._read_watcher = self._loop.io(sock.fileno(), _READ)
+        self.closed = False
+        self.blocked = False  # the peer did not take all it was sent
+        self.congested = False  # more than max_outbox bytes wait; over when they are half of that
+        self.broken = False  # the peer takes no more data
+        self.bytes_received = 0
+        self.bytes_sent = 0  # bytes the kernel took
+        self.last_received = monotonic()
+
+    # Reading
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._update_reading()
+
+    @property
+    def reading(self) -> bool:
+        """Whether data that the peer sends now would be read."""
+        return not (self._paused or self.congested or self._eof or self.closed)
+
+    def pause_reading(self) -> None:
+        """Read no more, so that TCP holds the peer back."""
+        if not self._finishing:
+            self._paused = True
+            self._update_reading()
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        if self._paused:
+            self._paused = False
+            self.last_received = monotonic()  # its silence while nobody listened does not count
+            self._update_reading()
+
+    def _update_reading(self) -> None:
+        if not self.reading:
+            if not self.closed:
+                self._read_watcher.stop()
+        elif not self._read_watcher.active:
+            self._read_watcher.start(self.read_now)
+            # A TLS record read in part leaves the rest in OpenSSL, where no watcher sees it.
+            if self._tls and not self._finishing and self._sock.pending():
+                self._loop.run_callback(self.read_now)
+
+    def read_now(self) -> None:
+        """Read once what has come, without waiting, and hand it to the owner."""
+        if not self.reading:
+            return
+        try:
+            data = self._recv(READ_SIZE)
+        except _NOT_NOW:
+            return
+        except OSError as exc:
+            self._lose(_explain(exc))
+            return
+        if not data:
+            self._eof = True
+            self._read_watcher.stop()
+            if not self._finishing:
+                self._owner.eof_received()
+            elif not self._outbox:
+                self.close()
+            return
+        self.bytes_received += len(data)
+        self.last_received = monotonic()
+        if not self._finishing:
+            self._owner.data_received(data)
+
+    # Writing
+
+    def write(self, data: bytes, *, more: bool = False) -> None:
+        """Take data whole and send what the peer takes of it now.
+
+        more=True says that other small data may follow soon: it gathers until 16 KiB, a write without
+        `more`, or the end of the loop pass.
+        """
+        if self.broken or self._finishing:
+            return
+        outbox = self._outbox
+        if self.blocked:
+            outbox += data
+        elif more and len(outbox) + len(data) < CORK_SIZE:
+            outbox += data
+            if not self._corked:
+                self._corked = True
+                self._loop.run_callback(self._uncork)
+            return
+        elif outbox:
+            outbox += data
+            self._flush()
+        else:
+            try:
+                sent = self._send(data)
+            except _NOT_NOW:
+                sent = 0
+            except OSError as exc:
+                self._break(exc)
+                return
+            self.bytes_sent += sent
+            if sent == len(data):
+                return
+            outbox += memoryview(data)[sent:]
+            self._wait_for_room(progress=True)
+        if len(outbox) > self._max_outbox and not self.congested:
+            self.congested = True
+            self._update_reading()
+
+    def _uncork(self) -> None:
+        self._corked = False
+        if self._outbox and not self.blocked:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Send what the peer takes of the outbox."""
+        try:
+            # A TLS write cut short must be repeated with the same bytes: the outbox only grows at its end.
+            sent = self._send(self._outbox)
+        except _NOT_NOW:
+            sent = 0
+        except OSError as exc:
+            self._break(exc)
+            return
+        del self._outbox[:sent]
+        self.bytes_sent += sent
+        if self._outbox:
+            self._wait_for_room(progress=sent > 0)
+
+    def _wait_for_room(self, *, progress: bool) -> None:
+        if self._write_watcher is None:
+            self._write_watcher = self._loop.io(self._sock.fileno(), _WRITE)
+        if not self.blocked:
+            self.blocked = progress = True
+            self._write_watcher.start(self._on_writable)
+        if self._send_timeout is not None and progress:
+            if self._send_deadline is None:
+                self._send_deadline = Deadline(self._on_send_deadline)
+            self._send_deadline.set(monotonic() + self._send_timeout)
+
+    def _on_writable(self) -> None:
+        self._flush()
+        if self.closed or self.broken:
+            return
+        if not self._outbox:
+            self.blocked = False
+            self._write_watcher.stop()
+            if self._send_deadline is not None:
+                self._send_deadline.set(math.inf)
+            if self._finishing:
+                self._shut_down()
+                return
+        if len(self._outbox) <= self._max_outbox // 2:
+            if self.congested:
+                self.congested = False
+                self.last_received = monotonic()
+                self._update_reading()
+            self._owner.drained()
+
+    def _on_send_deadline(self) -> None:
+        # The hub may have been held up past the deadline: only a peer that takes nothing even now has stalled.
+        sent_before = self.bytes_sent
+        self._on_writable()
+        if self.bytes_sent == sent_before and not self.broken:
+            self.abort(f"the peer took nothing for {self._send_timeout:g} s")
+
+    def _break(self, exc: OSError) -> None:
+        """Note that writing is over; what the peer sent before may still be read."""
+        self.broken = True
+        self._outbox.clear()
+        if self._write_watcher is not None:
+            self._write_watcher.stop()
+        self.blocked = self.congested = False
+        if self._paused or self._eof or self._finishing:
+            self._lose(_explain(exc))
+        else:
+            self._update_reading()
+
+    # The end
+
+    def finish(self) -> None:
+        """Send what waits, tell the peer that no more comes, throw away what it still sends, close at its EOF."""
+        if self._finishing or self.closed:
+            return
+        if self.broken:
+            self.close()
+            return
+        if self._outbox and not self.blocked:
+            self._flush()
+            if self.closed:
+                return
+        self._finishing = True
+        self._paused = self.congested = False
+        if not self._outbox:
+            self._shut_down()
+        elif not self._eof:
+            self._update_reading()
+
+    def _shut_down(self) -> None:
+        if self._eof:
+            self.close()
+            return
+        raw = getattr(self._sock, "_sock", self._sock)
+        if self._tls:
+            # One attempt sends close_notify; the answer is not awaited. From here on only EOF matters,
+            # which the socket beneath shows.
+            with suppress(OSError, ValueError):
+                self._sock.unwrap()
+            self._recv = raw.recv
+        try:
+            raw.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        self._update_reading()
+
+    def abort(self, reason: str = "") -> None:
+        """Close at once with a TCP reset: nothing more is sent, and the kernel frees its buffers."""
+        if not self.closed:
+            with suppress(OSError):
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self._lose(reason)
+
+    def close(self) -> None:
+        """Close at once."""
+        if not self.closed:
+            self._lose("")
+
+    def _lose(self, reason: str) -> None:
+        self.closed = self.broken = True
+        # Before the socket closes: a watcher whose descriptor is gone aborts the whole process.
+        self._read_watcher.close()
+        if self._write_watcher is not None:
+            self._write_watcher.close()
+        if self._send_deadline is not None:
+            self._send_deadline.cancel()
+        self._outbox.clear()
+        self.blocked = self.congested = False
+        self._sock.close()
+        self._owner.connection_lost(reason)
+
+
+def _explain(exc: OSError) -> str:
+    return exc.strerror.lower() if exc.strerror else str(exc)

@@ -1,0 +1,576 @@
+"""WebSocket: the blocking object a view holds.
+
+Joins a Connection (bytes) and a Transport (the hub). Knows greenlets and WSGI's environ; knows neither
+server nor framework.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from time import monotonic, time
+from typing import Any
+
+import gevent
+from gevent import get_hub, getcurrent
+from gevent.hub import Waiter
+
+from . import handshake
+from .connection import CLOSED, OPEN, REMOTE_CLOSING, Connection, Ping, Pong
+from .errors import CloseCode, ConnectionClosed, WebSocketError
+from .options import Options
+from .transport import Deadline, Transport
+
+log = logging.getLogger("geventws")
+
+# How long a Close or a broken rule waits for the view to answer messages that came in just before it.
+FAREWELL = 1.0  # seconds
+# Sends in a row after which a view that never has to wait lets the other greenlets run.
+FAIR_SENDS = 64
+
+_ping_number = itertools.count(1)
+
+
+class WebSocket:
+    """A WebSocket as the view sees it, in environ["wsgi.websocket"].
+
+    Any greenlet of the hub's thread may call any method at any time. Nothing is sent before the first
+    use: until then the view may still answer with plain HTTP. Any attribute may be set on it.
+    """
+
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_acceptor",
+        "_answered",
+        "_closer",
+        "_connection",
+        "_dead_at",
+        "_debug",
+        "_end_told",
+        "_hub",
+        "_keepalive",
+        "_keepalive_ping",
+        "_on_accept",
+        "_options",
+        "_ping_at",
+        "_pinged_at",
+        "_pings",
+        "_queue",
+        "_queued_bytes",
+        "_reader",
+        "_request",
+        "_sends",
+        "_sock",
+        "_take_leftover",
+        "_transport",
+        "_waiters",
+        "environ",
+        "latency",
+        "messages_received",
+        "messages_sent",
+        "opened_at",
+        "subprotocol",
+    )
+
+    def __init__(
+        self,
+        sock: Any,
+        take_leftover: Callable[[], bytes],
+        environ: dict[str, Any],
+        on_accept: Callable[[int], None],
+        options: Options,
+        request: handshake.Request,
+    ) -> None:
+        """Prepare a WebSocket on a gevent socket whose request was read; servers call this, not apps.
+
+        take_leftover() returns bytes read beyond the request, without waiting. on_accept(size) tells the
+        server, just before `size` bytes of 101 response go out, that the socket is no longer its own.
+        """
+        self.environ = environ
+        self.subprotocol: str | None = None
+        self.opened_at: float | None = None  # seconds since the epoch
+        self.latency: float | None = None  # seconds, of the last answered ping
+        self.messages_received = 0
+        self.messages_sent = 0
+        self._sock = sock
+        self._take_leftover = take_leftover
+        self._on_accept = on_accept
+        self._options = options
+        self._request = request
+        self._hub = get_hub()
+        self._connection = Connection(max_message_size=options.max_message_size)
+        self._transport: Transport | None = None
+        self._answered = ""
+        self._debug = False
+        self._queue: deque[str | bytes] = deque()
+        self._queued_bytes = 0
+        self._reader: Any = None
+        self._waiters: list[Any] = []
+        self._end_told = False
+        self._sends = 0
+        self._pings: dict[bytes, float] = {}
+        self._keepalive: Deadline | None = None
+        self._keepalive_ping = b""  # payload of the last one
+        self._acceptor: Deadline | None = None
+        self._closer: Deadline | None = None
+        self._ping_at = self._dead_at = self._pinged_at = math.inf
+
+    def __repr__(self) -> str:
+        state = "not accepted" if self._transport is None else self._connection.state.value
+        return f"<WebSocket {self.path} {state}>"
+
+    # The opening handshake
+
+    def accept(self, subprotocols: Sequence[str] = (), headers: handshake.Headers = (), **options: Any) -> None:
+        """Complete the handshake now, with a choice of subprotocols, headers such as Set-Cookie, and options.
+
+        Any first use does the same without choices. Raises WebSocketError when it is too late, ValueError
+        for a header that may not be sent, TypeError for an option that does not exist.
+        """
+        if self._transport is not None:
+            raise WebSocketError("the handshake is already complete; call accept() before any other use")
+        if self._answered:
+            raise WebSocketError(f"this request was already answered with HTTP {self._answered}")
+        if isinstance(subprotocols, str):
+            raise TypeError(f"subprotocols must be a sequence of names, not the string {subprotocols!r}")
+        chosen = self._options.replace(**options) if options else self._options
+        subprotocol = handshake.select_subprotocol(
+            self._request.subprotocols, tuple(subprotocols) or chosen.subprotocols
+        )
+        response = handshake.response(self._request, subprotocol, headers)
+        # Nothing from here to the end of the method lets another greenlet run, so one use makes one 101.
+        leftover = self._take_leftover()
+        self._on_accept(len(response))
+        if self._acceptor is not None:
+            self._acceptor.cancel()
+        self._options = chosen
+        self._connection.max_message_size = chosen.max_message_size
+        self.subprotocol = subprotocol
+        self.opened_at = time()
+        self._debug = log.isEnabledFor(logging.DEBUG)
+        log.info("%s %s open%s", self.peer, self.path, f", subprotocol {subprotocol}" if subprotocol else "")
+        self._transport = transport = Transport(
+            self._sock, self, max_outbox=chosen.max_outbox, send_timeout=chosen.send_timeout
+        )
+        transport.write(response)
+        if chosen.ping_interval is not None:
+            self._keepalive = Deadline(self._on_keepalive)
+            self._ping_at = monotonic() + chosen.ping_interval
+            self._keepalive.set(self._ping_at)
+        transport.start()
+        # Only now: a Pong for an early Ping must come behind the 101.
+        if leftover:
+            transport.bytes_received += len(leftover)
+            self.data_received(leftover)
+
+    def accept_soon(self) -> None:
+        """Have the handshake completed after accept_after seconds, should nothing have been decided by then."""
+        if self._options.accept_after is not None and self._transport is None:
+            self._acceptor = Deadline(self._accept_now)
+            self._acceptor.set(monotonic() + self._options.accept_after)
+
+    def _accept_now(self) -> None:
+        if self._transport is None and not self._answered:
+            self.accept()
+
+    def _open_transport(self) -> Transport:
+        if self._transport is None:
+            self.accept()
+        assert self._transport is not None
+        return self._transport
+
+    # Messages
+
+    def receive(self, timeout: float | None = None) -> str | bytes | None:
+        """Return the next message, str for text and bytes for binary; wait for it at most timeout seconds.
+
+        None tells once that the connection has ended; after that ConnectionClosed is raised. Raises
+        TimeoutError when the time runs out, and the connection stays usable.
+        """
+        transport = self._open_transport()
+        if self._reader is not None:
+            raise RuntimeError("another greenlet is waiting in receive() of this WebSocket; only one can")
+        if not self._queue:
+            self._wait_for_message(transport, timeout)
+        if self._queue:
+            message = self._queue.popleft()
+            self._queued_bytes -= len(message)
+            return message
+        if self._end_told:
+            raise self._closed_error()
+        self._end_told = True
+        return None
+
+    def __iter__(self) -> Iterator[str | bytes]:
+        """Give each message until the connection ends."""
+        while not self._end_told:
+            message = self.receive()
+            if message is None:
+                return
+            yield message
+
+    def receive_json(self, timeout: float | None = None) -> Any:
+        """Return the next message decoded from JSON; None when the connection has ended, as receive().
+
+        Raises ValueError for a message that is not JSON.
+        """
+        message = self.receive(timeout)
+        return None if message is None else json.loads(message)
+
+    def send(self, message: str | bytes | bytearray | memoryview, binary: bool | None = None) -> None:
+        """Send str as a text message, bytes-like as a binary one; binary=True or False decides otherwise.
+
+        Waits while more than max_outbox bytes wait for the peer. Interrupted there, the message still
+        leaves, whole. Raises ConnectionClosed when the connection has ended.
+        """
+        transport = self._open_transport()
+        transport.write(
+            self._connection.encode_message(message, binary), more=bool(self._queue) or self._connection.limited
+        )
+        self.messages_sent += 1
+        if self._debug:
+            log.debug("%s > %s", self.peer, _describe(message))
+        self._sends += 1
+        if transport.congested or transport.broken:
+            self._sends = 0
+            self._wait_while(lambda: transport.congested)
+            if transport.broken:
+                raise self._closed_error()
+        elif self._sends >= FAIR_SENDS:
+            self._sends = 0
+            gevent.sleep(0)
+
+    def send_json(self, obj: Any) -> None:
+        """Send obj as a text message of JSON. Raises TypeError or ValueError for what JSON cannot hold."""
+        self.send(json.dumps(obj, separators=(",", ":"), ensure_ascii=False, allow_nan=False))
+
+    def ping(self, timeout: float | None = None) -> float:
+        """Return the seconds that a ping takes to be answered; wait at most timeout seconds for it.
+
+        Raises TimeoutError when the time runs out, ConnectionClosed when the connection has ended.
+        """
+        transport = self._open_transport()
+        if self._connection.state is not OPEN:
+            raise self._closed_error()
+        payload = self._send_ping(transport)
+        try:
+            with _limit(timeout, "no pong"):
+                self._wait_while(lambda: payload in self._pings and self._connection.state is OPEN)
+            if payload in self._pings:
+                raise self._closed_error()
+        finally:
+            self._pings.pop(payload, None)
+        assert self.latency is not None
+        return self.latency
+
+    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Start the closing handshake, or answer the peer's; never wait for the peer.
+
+        A greenlet blocked in receive() gets None. Raises ValueError for a code that may not be sent. A
+        reason longer than 123 bytes of UTF-8 is cut.
+        """
+        transport = self._open_transport()
+        frame = self._connection.close(code, reason)
+        if not frame:
+            return
+        if self._debug:
+            log.debug("%s > close %s %s", self.peer, self.close_code, self.close_reason)
+        transport.write(frame)
+        self._deadline_in(self._options.close_timeout)
+        if self._connection.state is CLOSED:
+            transport.finish()
+        else:
+            transport.resume_reading()
+            if self._connection.limited:
+                self._hub.loop.run_callback(self._take_in_more)
+        self._wake_all()
+
+    # What is known of it
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection has ended or begun to end: no message sent now would be answered."""
+        self._open_transport()
+        return self._connection.state is not OPEN or self._connection.has_failed
+
+    @property
+    def close_code(self) -> int | None:
+        """Code of the first Close either way, 1006 where the connection ended without; None while open."""
+        return self._connection.close_code
+
+    @property
+    def close_reason(self) -> str:
+        """Reason of the first Close either way, or what was seen instead of one."""
+        return self._connection.close_reason
+
+    @property
+    def path(self) -> str:
+        """Path of the request, decoded, without its query string."""
+        path: str = self.environ.get("SCRIPT_NAME", "") + self.environ.get("PATH_INFO", "")
+        return path.encode("latin-1").decode(errors="replace")
+
+    @property
+    def origin(self) -> str | None:
+        """The Origin header, None if the client sent none (it is no browser)."""
+        return self.environ.get("HTTP_ORIGIN")
+
+    @property
+    def version(self) -> str:
+        """Version of the WebSocket protocol."""
+        return handshake.VERSION
+
+    @property
+    def protocol(self) -> str | None:
+        """The subprotocol, under the name that gevent-websocket gave it."""
+        return self.subprotocol
+
+    @property
+    def remote_address(self) -> tuple[str, int] | None:
+        """(host, port) of the peer as the server saw it, None on a Unix socket."""
+        host = self.environ.get("REMOTE_ADDR")
+        return (host, int(self.environ.get("REMOTE_PORT") or 0)) if host else None
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes received since the handshake, frames and control frames included."""
+        return self._transport.bytes_received if self._transport else 0
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes handed to the kernel since the handshake began, the 101 response included."""
+        return self._transport.bytes_sent if self._transport else 0
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the handshake is complete."""
+        return self._transport is not None
+
+    @property
+    def peer(self) -> str:
+        """The peer as logs show it."""
+        address = self.remote_address
+        return f"{address[0]}:{address[1]}" if address else "unix"
+
+    # What servers call
+
+    def answer(self, status: str) -> None:
+        """Note that the request is answered with this HTTP status: from now on no use is possible."""
+        self._answered = status
+        if self._acceptor is not None:
+            self._acceptor.cancel()
+
+    def finish(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Close, wait until the socket is closed (at most close_timeout, twice for a slow handshake)."""
+        transport = self._open_transport()
+        try:
+            self.close(code, reason)
+            self._wait_while(lambda: not transport.closed)
+        finally:
+            transport.abort()
+
+    # Owner of the transport: the rest runs in hub callbacks
+
+    def data_received(self, data: bytes) -> None:
+        """Take in bytes: answer control frames, queue messages, wake the reader."""
+        connection, transport = self._connection, self._transport
+        assert transport is not None
+        room = self._options.max_queue - len(self._queue)
+        pinged = ending = False
+        for event in connection.receive_data(data, room if room > 0 else 1):
+            if self._debug:
+                log.debug("%s < %s", self.peer, _describe(event))
+            if isinstance(event, (str, bytes)):
+                if connection.state is OPEN or connection.state is REMOTE_CLOSING:
+                    self._queue.append(event)
+                    self._queued_bytes += len(event)
+                    self.messages_received += 1
+            elif isinstance(event, Ping):
+                pinged = True
+            elif isinstance(event, Pong):
+                self._take_pong(event.payload)
+            else:
+                ending = True
+        if pinged:
+            transport.write(connection.take_pongs(latest_only=transport.blocked), more=True)
+        if ending:
+            self._take_end(transport)
+        if connection.limited or self._is_full():
+            transport.pause_reading()
+            if connection.limited and not self._is_full():
+                self._hub.loop.run_callback(self._take_in_more)
+        if self._reader is not None and self._queue:
+            self._wake_reader()
+
+    def _is_full(self) -> bool:
+        return self._connection.state is OPEN and (
+            len(self._queue) >= self._options.max_queue or self._queued_bytes >= self._options.max_message_size
+        )
+
+    def _take_in_more(self) -> None:
+        """Go on with bytes that were left for later, now that others had their turn."""
+        if self._connection.limited and not self._is_full():
+            self.data_received(b"")
+        if not self._connection.limited and not self._is_full() and self._transport is not None:
+            self._transport.resume_reading()
+
+    def _take_end(self, transport: Transport) -> None:
+        """Answer the peer's Close, or tell it which rule it broke: at once, or when the view had its say."""
+        if self._connection.state is CLOSED:
+            transport.finish()
+            self._wake_all()
+        elif self._queue:
+            self._deadline_in(min(FAREWELL, self._options.close_timeout))
+        else:
+            self.close()
+
+    def _take_pong(self, payload: bytes) -> None:
+        sent_at = self._pings.pop(payload, None)
+        if sent_at is not None:
+            self.latency = monotonic() - sent_at
+            self._wake_waiters()
+
+    def eof_received(self) -> None:
+        """The peer ended the byte stream; that is fine only behind a Close."""
+        if self._connection.state is REMOTE_CLOSING or self._connection.has_failed:
+            return  # the answer may still reach it
+        assert self._transport is not None
+        self._connection.receive_eof()
+        self._transport.close()
+
+    def drained(self) -> None:
+        """The peer takes data again."""
+        pongs = self._connection.take_pongs()
+        if pongs and self._transport is not None:
+            self._transport.write(pongs, more=True)
+        self._wake_waiters()
+
+    def connection_lost(self, reason: str) -> None:
+        """The socket is closed."""
+        self._connection.receive_eof(reason)
+        for deadline in (self._keepalive, self._closer):
+            if deadline is not None:
+                deadline.cancel()
+        log.info("%s %s close %s %s", self.peer, self.path, self.close_code, self.close_reason)
+        self._wake_all()
+
+    # Deadlines
+
+    def _on_keepalive(self) -> None:
+        """Send a ping, or give up a peer that was silent since the last one."""
+        transport, now = self._transport, monotonic()
+        assert transport is not None and self._keepalive is not None
+        if now >= self._dead_at:
+            # The hub may have been busy past the deadline: what the peer sent meanwhile counts.
+            transport.read_now()
+            if transport.closed:
+                return
+            if transport.last_received < self._pinged_at and transport.reading and not transport.blocked:
+                self._connection.receive_eof(f"no sign of life within {self._options.ping_timeout:g} s of a ping")
+                transport.abort()
+                return
+            self._dead_at = math.inf
+        if now >= self._ping_at:
+            assert self._options.ping_interval is not None
+            self._ping_at = now + self._options.ping_interval
+            # Behind unsent data a ping proves nothing; there send_timeout watches the peer.
+            if self._connection.state is OPEN and not transport.blocked:
+                self._pings.pop(self._keepalive_ping, None)
+                self._keepalive_ping = self._send_ping(transport)
+                if self._dead_at == math.inf and self._options.ping_timeout is not None:
+                    self._pinged_at = now
+                    self._dead_at = now + self._options.ping_timeout
+        self._keepalive.set(min(self._ping_at, self._dead_at))
+
+    def _send_ping(self, transport: Transport) -> bytes:
+        payload = next(_ping_number).to_bytes(8, "big")
+        self._pings[payload] = monotonic()
+        transport.write(self._connection.encode_ping(payload))
+        return payload
+
+    def _deadline_in(self, seconds: float) -> None:
+        if self._closer is None:
+            self._closer = Deadline(self._on_close_deadline)
+        self._closer.set(monotonic() + seconds)
+
+    def _on_close_deadline(self) -> None:
+        """The view had its say, or the peer did not end the connection in time."""
+        assert self._transport is not None
+        if self._connection.state is REMOTE_CLOSING or self._connection.has_failed:
+            self.close()
+            return
+        self._transport.read_now()
+        if self._transport.blocked and self._options.send_timeout is not None:
+            # Our Close waits behind data that the peer still takes, if slowly; send_timeout watches it.
+            self._deadline_in(self._options.close_timeout)
+        else:
+            self._transport.abort()
+
+    # Waiting and waking
+
+    def _wait_for_message(self, transport: Transport, timeout: float | None) -> None:
+        """Return when a message is queued or none will come any more."""
+        connection = self._connection
+        if connection.state is REMOTE_CLOSING or connection.has_failed:
+            self.close()
+        self._sends = 0
+        while not self._queue and connection.state is OPEN:
+            if connection.limited:
+                self._hub.loop.run_callback(self._take_in_more)
+            else:
+                transport.resume_reading()
+            self._reader = waiter = Waiter(self._hub)
+            try:
+                if timeout is None:
+                    waiter.get()
+                else:
+                    with _limit(timeout, "no message"):
+                        waiter.get()
+            except TimeoutError:
+                if not self._queue:
+                    raise
+            finally:
+                self._reader = None
+
+    def _wait_while(self, condition: Callable[[], bool]) -> None:
+        while condition():
+            waiter = Waiter(self._hub)
+            self._waiters.append(waiter)
+            try:
+                waiter.get()
+            finally:
+                self._waiters.remove(waiter)
+
+    def _wake_reader(self) -> None:
+        if getcurrent() is self._hub:
+            self._reader.switch(None)
+        else:
+            self._hub.loop.run_callback(self._reader.switch, None)
+
+    def _wake_waiters(self) -> None:
+        for waiter in self._waiters:
+            self._hub.loop.run_callback(waiter.switch, None)
+
+    def _wake_all(self) -> None:
+        self._wake_waiters()
+        if self._reader is not None:
+            self._hub.loop.run_callback(self._reader.switch, None)
+
+    def _closed_error(self) -> ConnectionClosed:
+        return ConnectionClosed(self.close_code or CloseCode.ABNORMAL_CLOSURE, self.close_reason)
+
+
+def _limit(seconds: float | None, what: str) -> gevent.Timeout:
+    """Return a context that raises TimeoutError after this time; None is no limit."""
+    return gevent.Timeout(None if seconds is None else max(seconds, 0.0), TimeoutError(f"{what} within {seconds} s"))
+
+
+def _describe(event: object) -> str:
+    if isinstance(event, (str, bytes, bytearray, memoryview)):
+        kind = "text" if isinstance(event, str) else "binary"
+        return f"{kind} {event[:64]!r}{f'… ({len(event)})' if len(event) > 64 else ''}"
+    return str(event)
