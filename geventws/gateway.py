@@ -1,0 +1,237 @@
+"""Gateway: runs a WSGI application on requests that ask for a WebSocket, for every front end alike.
+
+Knows WSGI, the handshake and WebSocket; knows no server. What a front end must bring is `Upgrade`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import resource
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from http import HTTPStatus
+from itertools import chain
+from time import monotonic
+from typing import Any, NamedTuple
+
+import gevent
+from gevent.event import Event
+
+from . import handshake
+from .errors import CloseCode, ConnectionClosed, HandshakeError
+from .options import Options
+from .websocket import WebSocket
+
+log = logging.getLogger("geventws")
+
+CLOSES_PER_SECOND = 1000  # at shutdown, so that the clients' return does not come as one wave
+
+ORIGIN_HINT = (
+    "; if it is yours, add it to the option origins, or have nginx pass on the host that the browser "
+    "asked for: proxy_set_header Host $http_host;"
+)
+
+StartResponse = Callable[..., Any]
+Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
+
+
+class Upgrade(NamedTuple):
+    """What a front end gives for one upgrade request: see WebSocket for the first three."""
+
+    sock: Any
+    take_leftover: Callable[[], bytes]
+    on_accept: Callable[[int], None]
+    on_hijack: Callable[[], None]  # the app returned without any answer: it used the raw socket itself
+
+
+class Gateway:
+    """The WebSockets of one server or worker: admits them, runs their views, ends them."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.live: dict[WebSocket, gevent.Greenlet] = {}
+        self.max_connections = options.max_connections or _descriptor_limit()
+        self._closing = False
+        self._explained = False  # what a 400 by Werkzeug means
+        self._idle = Event()
+        self._idle.set()
+
+    def run(
+        self, app: Application, environ: dict[str, Any], start_response: StartResponse, upgrade: Upgrade
+    ) -> Iterable[bytes]:
+        """Answer a request for which wants_websocket() holds; return the HTTP body, () after a WebSocket.
+
+        By then the WebSocket is closed. An exception of a view that neither used it nor answered is let
+        through: it is the server's to answer with HTTP 500.
+        """
+        try:
+            request = self._admit(environ)
+        except HandshakeError as exc:
+            hint = ORIGIN_HINT if exc.status == HTTPStatus.FORBIDDEN else ""
+            log.warning(
+                "%s %s refused: %s%s", environ.get("REMOTE_ADDR") or "unix", environ.get("PATH_INFO"), exc, hint
+            )
+            return _refuse(exc, start_response)
+        ws = WebSocket(upgrade.sock, upgrade.take_leftover, environ, upgrade.on_accept, self.options, request)
+        environ["wsgi.websocket"] = ws
+        self.live[ws] = gevent.getcurrent()
+        self._idle.clear()
+        try:
+            return self._run_view(app, environ, start_response, ws, upgrade)
+        finally:
+            del self.live[ws]
+            if not self.live:
+                self._idle.set()
+
+    def _admit(self, environ: dict[str, Any]) -> handshake.Request:
+        if self._closing:
+            raise HandshakeError(HTTPStatus.SERVICE_UNAVAILABLE, "the server is stopping", [("Retry-After", "1")])
+        request = handshake.check_request(environ)
+        handshake.check_origin(environ, self.options.origins)
+        if len(self.live) >= self.max_connections:
+            raise HandshakeError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"{self.max_connections} WebSockets are open, the option max_connections allows no more",
+                [("Retry-After", "10")],
+            )
+        return request
+
+    def _run_view(
+        self, app: Application, environ: dict[str, Any], start_response: StartResponse, ws: WebSocket, upgrade: Upgrade
+    ) -> Iterable[bytes]:
+        answer = ""
+        failed = False
+
+        def respond(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            nonlocal answer, failed
+            if ws.accepted:
+                # Too late for HTTP. A framework that caught the view's exception shows it by its 500.
+                failed = status.startswith("5")
+                return _discard
+            answer = status
+            self._explain_mismatch(status, environ)
+            headers = [header for header in headers if header[0].lower() != "connection"]
+            return start_response(status, [*headers, ("Connection", "close")], exc_info)
+
+        body: Iterable[bytes] = ()
+        try:
+            body = app(environ, respond)
+            if not ws.accepted:
+                body = _Body(body)  # an app that is a generator runs only now, up to its first bytes
+        except StopIteration:
+            pass  # how flask-sock tells gunicorn that it used the raw socket itself
+        except ConnectionClosed:
+            if not ws.accepted:
+                raise
+        except BaseException as exc:
+            if not ws.accepted:
+                ws.answer("500 Internal Server Error")
+                if isinstance(exc, SystemExit):
+                    raise RuntimeError(f"view of {ws.path} called sys.exit({exc.code!r})") from exc
+                raise
+            if not isinstance(exc, gevent.GreenletExit):
+                failed = True
+                log.exception("%s %s view failed", ws.peer, ws.path)
+        if not ws.accepted:
+            ws.answer(answer or "nothing, but used the socket itself")
+            if answer:
+                return body
+            upgrade.on_hijack()
+            return ()
+        try:
+            getattr(body, "close", _discard)()
+        except Exception:
+            log.exception("%s %s closing the response failed", ws.peer, ws.path)
+        if failed:
+            ws.finish(CloseCode.INTERNAL_ERROR)
+        else:
+            ws.finish()
+        return ()
+
+    def _explain_mismatch(self, status: str, environ: dict[str, Any]) -> None:
+        """Say once why Werkzeug answers 400: its rules are for HTTP or for WebSocket, not for both."""
+        if self._explained or not status.startswith("400"):
+            return
+        error = getattr(environ.get("werkzeug.request"), "routing_exception", None)
+        if type(error).__name__ == "WebsocketMismatch":
+            self._explained = True
+            log.warning(
+                "%s answered a WebSocket request with 400 because its route is for HTTP only: give it "
+                "@app.route(..., websocket=True), or use @sockets.route(...) of geventws.flask.Sockets",
+                environ.get("PATH_INFO"),
+            )
+
+    # The end of all
+
+    def begin_stop(self) -> None:
+        """Refuse new WebSockets with 503."""
+        self._closing = True
+
+    def stop(self, within: float) -> None:
+        """Refuse new WebSockets, close the live ones with shutdown_code, and return when their views have ended.
+
+        The closes are spread over time; views that are still there after `within` seconds are killed.
+        """
+        self.begin_stop()
+        end = monotonic() + within
+        pause = 0.05  # seconds
+        while self.live and monotonic() < end:
+            waiting = [ws for ws in self.live if ws.accepted and not ws.closed]
+            batch = max(CLOSES_PER_SECOND * pause, len(waiting) * pause / (within / 2))
+            for ws in waiting[: math.ceil(batch)]:
+                ws.close(self.options.shutdown_code, "server restarting")
+            self._idle.wait(min(pause, max(end - monotonic(), 0)))
+        for greenlet in list(self.live.values()):
+            gevent.kill(greenlet, block=False)
+        self._idle.wait(0.5)
+
+
+class _Body:
+    """A WSGI body whose first bytes are already asked for."""
+
+    def __init__(self, body: Iterable[bytes]) -> None:
+        self._body = body
+        self._rest = iter(body)
+        self._first = next(self._rest, b"")
+
+    def __iter__(self) -> Iterator[bytes]:
+        return chain((self._first,), self._rest)
+
+    def close(self) -> None:
+        getattr(self._body, "close", _discard)()
+
+
+def _discard(data: bytes = b"") -> None:
+    pass
+
+
+def expect_disconnects(app: Any) -> None:
+    """Have a Flask app take ConnectionClosed for the normal end of a view that it is.
+
+    Flask logs what leaves a view as an error unless a handler is registered for it.
+    """
+    if hasattr(app, "register_error_handler") and hasattr(app, "error_handler_spec"):
+        with suppress(AssertionError):  # Flask refuses once the app has served a request
+            app.register_error_handler(ConnectionClosed, lambda exc: "")
+
+
+def _refuse(error: HandshakeError, start_response: StartResponse) -> list[bytes]:
+    body = f"{error}\n".encode()
+    headers = [
+        ("Content-Type", "text/plain; charset=utf-8"),
+        ("Content-Length", str(len(body))),
+        ("Connection", "close"),
+        *error.headers,
+    ]
+    start_response(f"{error.status.value} {error.status.phrase}", headers)
+    return [body]
+
+
+def _descriptor_limit() -> int:
+    """Return how many sockets the file descriptor limit leaves, less a margin for everything else."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return sys.maxsize
+    return max(limit - max(limit // 10, 64), 1)

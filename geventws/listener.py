@@ -1,0 +1,64 @@
+"""Listener: what both servers add to gevent's accept loop, against crowds and strangers.
+
+Knows gevent's StreamServer; knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from typing import Any
+
+import gevent
+
+log = logging.getLogger("geventws")
+
+TLS_HANDSHAKE_TIMEOUT = 10.0  # seconds
+RETRY = 0.1  # seconds between two tries to accept while there is no file descriptor for it
+
+_STARVED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class Listener:
+    """Mixin for gevent.server.StreamServer."""
+
+    _starved = False
+
+    def do_read(self) -> Any:
+        """Accept one connection; without a free file descriptor, log that once and try again later."""
+        server: Any = super()
+        try:
+            accepted = server.do_read()
+        except OSError as exc:
+            if exc.errno not in _STARVED:
+                raise
+            if not self._starved:
+                self._starved = True
+                log.error("cannot accept connections: %s; raise the limit (ulimit -n) or lower max_connections", exc)
+            self._accept_later()
+            return None
+        if accepted and self._starved:
+            self._starved = False
+            log.info("accepting connections again")
+        return accepted
+
+    def _accept_later(self: Any) -> None:
+        self.stop_accepting()
+        self._timer = self.loop.timer(RETRY)
+        self._timer.start(self._accept_again)
+
+    def _accept_again(self: Any) -> None:
+        if self.started:
+            self.start_accepting()
+
+    def wrap_socket_and_handle(self: Any, client_socket: Any, address: Any) -> None:
+        """Serve a TLS connection; a peer that fails the TLS handshake or never ends it is no error of ours."""
+        try:
+            with gevent.Timeout(TLS_HANDSHAKE_TIMEOUT, TimeoutError("TLS handshake timed out")):
+                tls_socket = self.wrap_socket(client_socket, **self.ssl_args)
+        except OSError as exc:
+            log.info("%s TLS handshake failed: %s", address[0] if address else "unix", exc)
+            client_socket.close()
+            return
+        with tls_socket:
+            self.handle(tls_socket, address)

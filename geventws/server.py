@@ -1,0 +1,187 @@
+"""WebSocketServer and WebSocketHandler: the seam with gevent.pywsgi.
+
+Knows pywsgi's handler; everything about WebSocket is the gateway's.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import socket
+import ssl
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from gevent import pywsgi
+
+from . import handshake
+from .gateway import Application, Gateway, StartResponse, Upgrade, expect_disconnects
+from .listener import Listener
+from .options import Options
+
+MAX_HEADER_LINE = 8190  # bytes
+MAX_HEADERS = 100
+MAX_HEADER_SIZE = 65_536  # bytes, all lines together
+
+_header_line = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[ \t]*[^\x00-\x08\x0a-\x1f\x7f]*\r\n")
+
+_gateways: WeakKeyDictionary[Any, Gateway] = WeakKeyDictionary()
+
+
+def _gateway(server: Any) -> Gateway:
+    """Return the gateway of a server; a plain pywsgi.WSGIServer gets one of its own here."""
+    gateway = _gateways.get(server)
+    if gateway is None:
+        gateway = _gateways[server] = Gateway(Options.from_environ(os.environ))
+        expect_disconnects(server.application)
+    return gateway
+
+
+class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
+    """For gevent.pywsgi.WSGIServer(..., handler_class=WebSocketHandler): adds wsgi.websocket to upgrade requests."""
+
+    application: Any
+
+    def read_requestline(self) -> str:
+        """Wait for the next request of the connection; "" ends it, as it does when the server stops."""
+        waiting: set[Any] = getattr(self.server, "waiting_handlers", set())
+        if getattr(self.server, "is_stopping", False):
+            return ""
+        waiting.add(self)
+        try:
+            line: str = super().read_requestline()
+            return line
+        finally:
+            waiting.discard(self)
+
+    def run_application(self) -> None:
+        """Run the app, through the gateway if the request asks for a WebSocket."""
+        if not handshake.wants_websocket(self.environ):
+            super().run_application()
+            return
+        self.close_connection = True
+        app = self.application
+        upgrade = Upgrade(self.socket, self._take_leftover, self._on_accept, self._on_hijack)
+
+        def run(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+            return _gateway(self.server).run(app, environ, start_response, upgrade)
+
+        self.application = run
+        super().run_application()
+        ws = self.environ.get("wsgi.websocket")
+        if ws is not None and ws.accepted:
+            self.response_length = ws.bytes_sent
+
+    def _take_leftover(self) -> bytes:
+        """Return what the buffered reader read beyond the request, without waiting."""
+        self.socket.settimeout(0.0)
+        try:
+            data = self.rfile.peek()
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return b""
+        leftover: bytes = self.rfile.read(len(data))
+        return leftover
+
+    def _on_accept(self, size: int) -> None:
+        # A length keeps an error answer of pywsgi out of the WebSocket's stream.
+        self._leave_http("101 Switching Protocols", size)
+        # The reader holds 8 KiB, and a reference that would keep the socket from closing.
+        self.rfile.close()
+        self.environ["wsgi.input"] = io.BytesIO()
+
+    def _on_hijack(self) -> None:
+        self._leave_http("101 Switching Protocols", 1)
+
+    def _leave_http(self, status: str, size: int) -> None:
+        """Have pywsgi write nothing more, and log this status and size at the end."""
+        self.status = status.encode()
+        self._orig_status = status
+        self.code = 101
+        self.response_headers: list[tuple[bytes, bytes]] = []
+        self.headers_sent = self.connection_upgraded = True
+        self.response_use_chunked = False
+        self.response_length = size
+        # pywsgi reads the rest of a request's body in the end; here that would be frames.
+        self.wsgi_input.content_length = 0
+        self.wsgi_input.chunked_input = False
+        self.wsgi_input.socket = None
+
+    def MessageClass(self, fp: Any, *args: Any) -> Any:
+        """Parse the request's headers, refusing what two parsers could understand in two ways.
+
+        Source: RFC 9112 §5 (lines), §6 (length), §3.2 (Host).
+        """
+        lines: list[bytes] = []
+        size = 0
+        while (line := fp.readline(MAX_HEADER_LINE + 1)) != b"\r\n":
+            size += len(line)
+            if len(line) > MAX_HEADER_LINE or size > MAX_HEADER_SIZE or len(lines) >= MAX_HEADERS:
+                raise pywsgi._InvalidClientRequest("request header fields too large")
+            if not _header_line.fullmatch(line):
+                raise pywsgi._InvalidClientRequest(f"malformed header line {line[:80]!r}")
+            lines.append(line)
+        headers = super().MessageClass(io.BytesIO(b"".join(lines) + b"\r\n"), *args)
+        coding, length, host = (headers.get_all(name) or [] for name in ("transfer-encoding", "content-length", "host"))
+        if coding and (coding != ["chunked"] or length or self.request_version != "HTTP/1.1"):
+            raise pywsgi._InvalidClientRequest(f"Transfer-Encoding {coding} with Content-Length {length}")
+        if len(length) > 1 or any(not (text.isascii() and text.isdigit()) for text in length):
+            raise pywsgi._InvalidClientRequest(f"Content-Length {length}")
+        if len(host) > 1 or (not host and self.request_version == "HTTP/1.1"):
+            raise pywsgi._InvalidClientRequest(f"Host {host}")
+        return headers
+
+    def format_request(self) -> str:
+        """Return the access log line: Common Log Format, then the duration in seconds."""
+        address = self.client_address
+        started = time.strftime("%d/%b/%Y:%H:%M:%S %z", time.localtime(self.time_start))
+        status = (self._orig_status or "000").split()[0]
+        duration = max(self.time_finish - self.time_start, 0)
+        return (
+            f"{(address[0] if isinstance(address, tuple) else '') or '-'} - - [{started}] "
+            f'"{self.requestline or ""}" {status} {self.response_length or "-"} {duration:.6f}'
+        )
+
+
+class WebSocketServer(Listener, pywsgi.WSGIServer):  # type: ignore[misc]
+    """gevent.pywsgi.WSGIServer whose apps find a WebSocket in environ["wsgi.websocket"].
+
+    options is an Options, or names and values of some: WebSocketServer(("127.0.0.1", 8000), app,
+    options={"ping_interval": 10}). The others are as WSGIServer has them.
+    """
+
+    handler_class = WebSocketHandler
+
+    def __init__(
+        self,
+        listener: Any,
+        application: Application | None = None,
+        *args: Any,
+        options: Options | Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(options, Options):
+            options = Options.from_environ(os.environ).replace(**(options or {}))
+        super().__init__(listener, application, *args, **kwargs)
+        self.waiting_handlers: set[WebSocketHandler] = set()
+        self.is_stopping = False
+        expect_disconnects(application)
+        self.gateway = _gateways[self] = Gateway(options)
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Close the listener, idle connections and all WebSockets (shutdown_code), then stop as WSGIServer does.
+
+        timeout is seconds, by default twice close_timeout; views still running then are killed.
+        """
+        self.is_stopping = True
+        self.close()
+        for handler in self.waiting_handlers:
+            with suppress(OSError):
+                handler.socket._sock.shutdown(socket.SHUT_RD)  # ends its wait without waking on a closed socket
+        end = monotonic() + (2 * self.gateway.options.close_timeout if timeout is None else timeout)
+        self.gateway.stop(end - monotonic())
+        super().stop(max(end - monotonic(), 0))

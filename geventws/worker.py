@@ -1,0 +1,168 @@
+"""Worker: the seam with gunicorn, for `gunicorn -k geventws.Worker app:app`.
+
+Knows gunicorn's native gevent worker; everything about WebSocket is the gateway's.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from collections.abc import Iterable
+from functools import partial
+from typing import Any, ClassVar
+
+import gevent
+from gevent.server import StreamServer
+
+from . import handshake
+from .errors import MissingPackage
+from .gateway import Gateway, StartResponse, Upgrade, expect_disconnects
+from .listener import Listener
+from .options import Options
+
+try:
+    from gunicorn.errors import AppImportError
+    from gunicorn.workers.ggevent import GeventWorker
+except ImportError as exc:  # its gevent worker needs `packaging` too, which plain gunicorn does not bring
+    raise MissingPackage(f"geventws.Worker needs gunicorn ({exc}): pip install 'gunicorn[gevent]'") from exc
+
+KILL_MARGIN = 2.0  # seconds before gunicorn's own SIGKILL by which the worker wants to be gone
+QUICK_STOP = 2.0  # seconds that SIGINT and SIGQUIT leave to the closing handshakes
+
+
+class _Server(Listener, StreamServer):  # type: ignore[misc]
+    pass
+
+
+class Worker(GeventWorker):  # type: ignore[misc]
+    """gunicorn's gevent worker, whose apps find a WebSocket in environ["wsgi.websocket"].
+
+    Options come from GEVENTWS_* variables and, before them, from `options`: in gunicorn.conf.py write
+    worker_class = geventws.Worker.with_options(ping_interval=10).
+    """
+
+    options: ClassVar[dict[str, Any]] = {}
+    wsgi: Any
+
+    @classmethod
+    def with_options(cls, **options: Any) -> type[Worker]:
+        """Return a worker class with these options. Raises TypeError or ValueError for a wrong one."""
+        Options().replace(**options)
+        return type(cls.__name__, (cls,), {"options": {**cls.options, **options}, "__module__": cls.__module__})
+
+    def load_wsgi(self) -> None:
+        """Load the app and put the gateway before it."""
+        try:
+            options = Options.from_environ(os.environ).replace(**self.options)
+        except (TypeError, ValueError) as exc:
+            raise AppImportError(f"geventws: {exc}") from exc
+        super().load_wsgi()
+        self._app = self.wsgi
+        self._servers: list[StreamServer] = []
+        self._stop_greenlet: gevent.Greenlet | None = None
+        self.gateway = Gateway(options)
+        expect_disconnects(self._app)
+        self.wsgi = self._run_app
+        logger = logging.getLogger("geventws")
+        if not logger.hasHandlers():  # the app chose no place for it
+            logger.handlers = self.log.error_log.handlers
+            logger.setLevel(self.log.error_log.level)
+
+    def server_class(self, listener: Any, *, spawn: Any, ssl_context: Any = None, **unused: Any) -> StreamServer:
+        """Return the server for one listener; gunicorn's gevent worker calls this where a class is set."""
+        tls = {} if ssl_context is None else {"ssl_context": ssl_context}
+        server = _Server(listener, handle=partial(self.handle, listener), spawn=spawn, **tls)
+        if self.cfg.workers > 1:
+            server.max_accept = 1  # leave some connections to the other workers
+        self._servers.append(server)
+        return server
+
+    def _run_app(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        if not handshake.wants_websocket(environ):
+            return self._app(environ, start_response)  # type: ignore[no-any-return]
+        response = start_response.__self__  # type: ignore[attr-defined]
+        # Whatever the answer: the next bytes on this connection may be no HTTP.
+        response.force_close()
+        response.req.force_close()
+        upgrade = Upgrade(
+            response.sock,
+            partial(_take_leftover, response.req.unreader),
+            partial(self._on_accept, response, environ),
+            partial(_leave_http, response, 0),
+        )
+        body = self.gateway.run(self._app, environ, start_response, upgrade)
+        ws = environ.get("wsgi.websocket")
+        if ws is not None and ws.accepted:
+            response.sent = ws.bytes_sent
+        return body
+
+    def _on_accept(self, response: Any, environ: dict[str, Any], size: int) -> None:
+        _leave_http(response, size)
+        environ["wsgi.input"] = io.BytesIO()
+        # A WebSocket holds none of worker_connections: idle ones must not stop the site's HTTP.
+        greenlet = gevent.getcurrent()
+        for server in self._servers:
+            if greenlet in server.pool:
+                server.pool.discard(greenlet)
+
+    # Stopping: SIGTERM, SIGHUP and max_requests leave the closing handshakes nearly graceful_timeout
+
+    def run(self) -> None:
+        """Serve until told to stop, then until the last WebSocket is closed."""
+        super().run()
+        self._begin_stop(self._grace)
+        assert self._stop_greenlet is not None
+        self._stop_greenlet.join()
+
+    @property
+    def _grace(self) -> float:
+        return float(max(self.cfg.graceful_timeout - KILL_MARGIN, 0.5))
+
+    def _begin_stop(self, within: float) -> None:
+        if self._stop_greenlet is None:
+            self.gateway.begin_stop()
+            self._stop_greenlet = gevent.spawn(self._stop, within)
+
+    def _stop(self, within: float) -> None:
+        for server in self._servers:
+            server.close()
+        self.gateway.stop(within)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """SIGTERM."""
+        super().handle_exit(sig, frame)
+        self._begin_stop(self._grace)
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """SIGINT and SIGQUIT."""
+        self.alive = False
+        self._begin_stop(min(QUICK_STOP, self._grace))
+        gevent.spawn(self._quit, sig, frame)
+
+    def _quit(self, sig: int, frame: Any) -> None:
+        assert self._stop_greenlet is not None
+        self._stop_greenlet.join()
+        super().handle_quit(sig, frame)
+
+    def notify(self) -> None:
+        """Show the arbiter a sign of life, once a second; max_requests ends a worker without any signal."""
+        super().notify()
+        if not self.alive:
+            self._begin_stop(self._grace)
+
+
+def _take_leftover(unreader: Any) -> bytes:
+    """Return what gunicorn's parser read beyond the request."""
+    leftover: bytes = unreader.buf.getvalue()
+    unreader.buf = io.BytesIO()
+    return leftover
+
+
+def _leave_http(response: Any, size: int) -> None:
+    """Have gunicorn write nothing more on this connection, and log a 101 of this size at the end."""
+    response.status = "101 Switching Protocols"
+    response.status_code = 101
+    response.headers_sent = True
+    response.chunked = False
+    response.sent = size

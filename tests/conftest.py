@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import pytest
+import trustme
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, ssl.SSLContext]:
+    """Names of a certificate and its key file for localhost, and a client's context that trusts it."""
+    directory: Path = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost", "127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(directory / "cert.pem")
+    issued.private_key_pem.write_to_path(directory / "key.pem")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return str(directory / "cert.pem"), str(directory / "key.pem"), context
