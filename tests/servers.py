@@ -33,7 +33,7 @@ def missing(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def wait_for(condition: Callable[[], T], what: str, within: float = DEADLINE) -> T:
+def wait_for(condition: Callable[[], T | None], what: str, within: float = DEADLINE) -> T:
     """Return the first true result of condition; fail naming what was awaited when the time is over."""
     end = time.monotonic() + within
     while not (result := condition()):
@@ -46,7 +46,9 @@ def wait_for(condition: Callable[[], T], what: str, within: float = DEADLINE) ->
 class Server:
     """A server process that serves an app of the tests."""
 
-    def __init__(self, command: Sequence[str], address: str, tls: ssl.SSLContext | None, log: Path, env: dict[str, str]):
+    def __init__(
+        self, command: Sequence[str], address: str, tls: ssl.SSLContext | None, log: Path, env: dict[str, str]
+    ):
         self.tls = tls
         self.log_path = log
         self._unix = address.removeprefix("unix:") if address.startswith("unix:") else None
@@ -56,8 +58,9 @@ class Server:
             )
         ready = r"(?:Listening at:|serves .* on) (?:https?://127\.0\.0\.1:(\d+)|unix:)"
         try:
-            found = wait_for(lambda: self.process.poll() is not None or re.search(ready, self.log), "start of the server")
-            assert not isinstance(found, bool), f"the server ended at its start:\n{self.log}"
+            wait_for(lambda: re.search(ready, self.log) or self.process.poll() is not None, "start of the server")
+            found = re.search(ready, self.log)
+            assert found, f"the server ended at its start:\n{self.log}"
             self.port = int(found[1] or 0)
             if "gunicorn" in command:
                 self.wait_for_log(r"Booting worker with pid")
@@ -93,7 +96,8 @@ class Server:
         options.setdefault("compression", None)
         sock = self.socket()
         sock.settimeout(None)
-        return connect(f"ws://localhost{path}", sock=sock, **options)
+        client: ClientConnection = connect(f"ws://localhost{path}", sock=sock, **options)
+        return client
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> http.client.HTTPResponse:
         """Return the answer to a GET request, its body still unread."""
@@ -161,7 +165,7 @@ def serve(
 def _has_control_socket() -> bool:
     from gunicorn.config import make_settings
 
-    return "control_socket" in make_settings()
+    return "control_socket" in dict(make_settings())
 
 
 UPGRADE = (
