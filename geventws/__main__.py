@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _options(chosen: argparse.Namespace) -> Options:
     changes = {
-        field.name: parse(field.metadata["kind"], getattr(chosen, field.name), f"--{field.name.replace('_', '-')}")
+        field.name: parse(field, getattr(chosen, field.name), f"--{field.name.replace('_', '-')}")
         for field in dataclasses.fields(Options)
         if getattr(chosen, field.name) is not None
     }

@@ -19,8 +19,10 @@ from .frames import (
     CONTROL,
     FIN,
     MASK,
+    MAX_CONTROL_PAYLOAD,
     PING,
     PONG,
+    RSV,
     TEXT,
     Header,
     close_payload,
@@ -30,6 +32,7 @@ from .frames import (
     parse_header,
 )
 
+NOT_UTF_8 = "text is not UTF-8"
 FRAGMENT_WEIGHT = 16  # bytes each fragment counts for at least, so that endless empty ones end too (§10.4)
 
 
@@ -105,22 +108,24 @@ class _Message:
         self._tail = b""  # the last bytes, where they end inside a character
 
     def add(self, chunk: bytes) -> None:
-        """Append payload bytes. Raises InvalidPayload at the first byte that cannot be UTF-8 (§8.1)."""
+        """Append payload bytes.
+
+        Raises InvalidPayload or UnicodeDecodeError at the first byte that cannot be UTF-8 (§8.1).
+        """
         self.data += chunk
         if self.is_text and (self._tail or not chunk.isascii()):
             unchecked = self._tail + chunk
-            try:
-                _, valid = codecs.utf_8_decode(unchecked)
-            except UnicodeDecodeError as exc:
-                raise InvalidPayload(f"text is not UTF-8: {exc.reason}") from exc
+            _, valid = codecs.utf_8_decode(unchecked)
             self._tail = unchecked[valid:]
+            if self._tail[:1] == b"\xed" and self._tail[1:] >= b"\xa0":
+                raise InvalidPayload(NOT_UTF_8)  # a surrogate, which Python sees only at its third byte
 
     def finish(self) -> str | bytes:
         """Return the whole message. Raises InvalidPayload for text that ends inside a character."""
         if not self.is_text:
             return bytes(self.data)
         if self._tail:
-            raise InvalidPayload("text ends inside a character")
+            raise InvalidPayload(NOT_UTF_8)
         return self.data.decode()
 
 
@@ -201,8 +206,8 @@ class Connection:
                 start = stop
                 if self._ended:
                     break
-        except UnicodeDecodeError as exc:
-            self._fail(InvalidPayload(f"text is not UTF-8: {exc.reason}"), events)
+        except UnicodeDecodeError:
+            self._fail(InvalidPayload(NOT_UTF_8), events)
         except ProtocolError as exc:
             self._fail(exc, events)
         if self._ended:
@@ -220,10 +225,10 @@ class Connection:
         """
         if self._left:
             return self._receive_piece(data, start, events)
+        if not data[start] & RSV:
+            self._check_sequence(data[start] & 0x0F)
         header = parse_header(data, start, masked=not self._client)
         if header is None:
-            if data[start] & 0x0F < CONTROL:
-                self._check_sequence(data[start] & 0x0F)
             return start
         if header.opcode >= CONTROL:
             stop = header.stop + header.size
@@ -231,14 +236,17 @@ class Connection:
                 return start
             self._receive_control(header.opcode, _unmasked(data[header.stop : stop], header.masking_key), events)
             return stop
-        self._check_sequence(header.opcode)
         message = self._message
+        # Endless empty fragments would never grow a message past its limit.
+        weight = header.size if header.fin and message is None else max(header.size, FRAGMENT_WEIGHT)
+        weight += message.weight if message is not None else 0
+        if weight > self.max_message_size:
+            raise MessageTooBig(f"message of at least {weight} bytes, limit {self.max_message_size}")
+        if header.stop > len(data):
+            return start
         if message is None:
             message = self._message = _Message(header.opcode == TEXT)
-        # Endless empty fragments would never grow a message past its limit.
-        message.weight += header.size if header.fin and not message.weight else max(header.size, FRAGMENT_WEIGHT)
-        if message.weight > self.max_message_size:
-            raise MessageTooBig(f"message of at least {message.weight} bytes, limit {self.max_message_size}")
+        message.weight = weight
         self._header = header
         self._left = header.size
         return self._receive_piece(data, header.stop, events)
@@ -247,7 +255,7 @@ class Connection:
         """Raise ProtocolError for a data frame that may not stand here. Source: RFC 6455 §5.4."""
         if opcode == CONTINUATION and self._message is None:
             raise ProtocolError("continuation frame without a message to continue")
-        if opcode != CONTINUATION and self._message is not None:
+        if opcode in (TEXT, BINARY) and self._message is not None:
             raise ProtocolError("new message before the last fragment of the one before")
 
     def _receive_piece(self, data: bytes, start: int, events: list[Event]) -> int:
@@ -303,6 +311,7 @@ class Connection:
         self._ended = True
         self._message = None
         self._buffer, self._offset, self.limited = b"", 0, False
+        self._pongs.clear()
         self.state = NEXT[self.state, EOF]
 
     def take_pongs(self, *, latest_only: bool = False) -> bytes:
@@ -337,7 +346,9 @@ class Connection:
         return self._frame(BINARY, payload)
 
     def encode_ping(self, payload: bytes) -> bytes:
-        """Return a Ping frame; its payload is at most 125 bytes."""
+        """Return a Ping frame. Raises ValueError for a payload of more than 125 bytes."""
+        if len(payload) > MAX_CONTROL_PAYLOAD:
+            raise ValueError(f"ping payload of {len(payload)} bytes, limit {MAX_CONTROL_PAYLOAD}")
         return self._frame(PING, payload)
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> bytes:
@@ -348,11 +359,13 @@ class Connection:
         """
         if self.has_failed and self._failure is not None:
             code, reason = self._failure
-            payload = close_payload(code, reason)
-            self._settle(code, reason)
-            self.state = NEXT[self.state, FAILED]
-            return self._frame(CLOSE, payload)
         payload = close_payload(code, reason)
+        if self.has_failed:
+            is_told = self.state is LOCAL_CLOSING
+            self._settle(code, reason)
+            self._pongs.clear()
+            self.state = NEXT[self.state, FAILED]
+            return b"" if is_told else self._frame(CLOSE, payload)
         if self.state is not OPEN and self.state is not REMOTE_CLOSING:
             return b""
         if self.state is REMOTE_CLOSING:

@@ -31,7 +31,10 @@ _tiny = tuple(tuple(bytes((first, size)) for size in range(126)) for first in ra
 
 
 class Header(NamedTuple):
-    """A parsed frame header: payload is `size` bytes from `stop` on, masked if masking_key is not empty."""
+    """A parsed frame header: payload is `size` bytes from `stop` on, masked if masking_key is not empty.
+
+    Where `stop` lies beyond the data, the rest of the masking key is still to come.
+    """
 
     fin: bool
     opcode: int
@@ -41,7 +44,7 @@ class Header(NamedTuple):
 
 
 def parse_header(data: bytes, start: int, *, masked: bool) -> Header | None:
-    """Return the header at data[start:], or None while part of it is missing.
+    """Return the header at data[start:], or None while its length is not complete.
 
     Raises ProtocolError at the first byte that breaks a rule, without waiting for the rest.
     Source: RFC 6455 §5.2, §5.5.
@@ -65,21 +68,24 @@ def parse_header(data: bytes, start: int, *, masked: bool) -> Header | None:
     size = second & 0x7F
     if opcode & CONTROL and size > MAX_CONTROL_PAYLOAD:
         raise ProtocolError(f"control frame with more than {MAX_CONTROL_PAYLOAD} bytes")
+    if opcode == CLOSE and size == 1:
+        raise ProtocolError("close payload of 1 byte")
     stop = start + 2
     if size >= 126:
-        width, least = (2, 126) if size == 126 else (8, 1 << 16)
-        stop += width
-        if available < 2 + width:
+        width = 2 if size == 126 else 8
+        length = data[stop : stop + width]
+        if width == 8 and length[:1] >= b"\x80":
+            raise ProtocolError("frame length with its most significant bit set")
+        if width == 8 and length[:6] == bytes(6):
+            raise ProtocolError("frame length in more bytes than it needs")
+        if len(length) < width:
             return None
-        size = int.from_bytes(data[start + 2 : stop], "big")
-        if size >> 63:
-            raise ProtocolError(f"frame length 0x{size:X} has its most significant bit set")
-        if size < least:
-            raise ProtocolError(f"frame length {size} in more bytes than it needs")
+        stop += width
+        size = int.from_bytes(length, "big")
+        if size < 126:
+            raise ProtocolError("frame length in more bytes than it needs")
     if not masked:
         return Header(first >= FIN, opcode, b"", size, stop)
-    if len(data) < stop + 4:
-        return None
     return Header(first >= FIN, opcode, data[stop : stop + 4], size, stop + 4)
 
 
@@ -134,15 +140,13 @@ def close_payload(code: int, reason: str = "") -> bytes:
 
 
 def parse_close(payload: bytes) -> tuple[int, str]:
-    """Return (code, reason) of a Close payload; code 1005 stands for an empty one.
+    """Return (code, reason) of a Close payload, empty or at least 2 bytes; code 1005 stands for an empty one.
 
     Raises ProtocolError for a code that may not travel, InvalidPayload for a reason that is not UTF-8.
     Source: RFC 6455 §5.5.1, §7.4.
     """
     if not payload:
         return 1005, ""
-    if len(payload) == 1:
-        raise ProtocolError("close payload of 1 byte")
     code = int.from_bytes(payload[:2], "big")
     if not may_travel(code):
         raise ProtocolError(f"close code {code} may not be sent")

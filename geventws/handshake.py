@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from .errors import HandshakeError
 
@@ -25,8 +24,10 @@ _token = re.compile(_TOKEN)
 _QUOTED = r'"((?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\.)*)"'
 _parameter = re.compile(rf"[ \t]*;[ \t]*({_TOKEN})(?:[ \t]*=[ \t]*(?:({_TOKEN})|{_QUOTED}))?")
 _separator = re.compile(r"[ \t]*(?:,|$)[ \t,]*")
-_host = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(?::([0-9]{0,5}))?")
-_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(?::([0-9]{0,5}))?"
+_host = re.compile(_HOST)
+_origin = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://{_HOST}")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -61,14 +62,16 @@ def check_request(environ: Mapping[str, Any]) -> Request:
     """
     if environ["REQUEST_METHOD"] != "GET":
         method = environ["REQUEST_METHOD"]
-        raise HandshakeError(HTTPStatus.METHOD_NOT_ALLOWED, f"the method must be GET, not {method}", [("Allow", "GET")])
+        raise HandshakeError(
+            HTTPStatus.METHOD_NOT_ALLOWED, f"the method must be GET, not {method!r}", [("Allow", "GET")]
+        )
     if environ["SERVER_PROTOCOL"] != "HTTP/1.1":
-        raise _bad(f"the protocol must be HTTP/1.1, not {environ['SERVER_PROTOCOL']}")
+        raise _bad(f"the protocol must be HTTP/1.1, not {environ['SERVER_PROTOCOL']!r}")
     if not _host.fullmatch(environ.get("HTTP_HOST", "")):
         raise _bad("exactly one valid Host header is needed")
     if "upgrade" not in _tokens(environ.get("HTTP_CONNECTION", "")):
         raise _bad("the Connection header must contain upgrade; a proxy may have removed it")
-    if environ.get("HTTP_TRANSFER_ENCODING") or (environ.get("CONTENT_LENGTH") or "0") != "0":
+    if "HTTP_TRANSFER_ENCODING" in environ or (environ.get("CONTENT_LENGTH") or "0") != "0":
         raise _bad("a handshake has no body")
     version = environ.get("HTTP_SEC_WEBSOCKET_VERSION")
     if version is None:
@@ -76,7 +79,7 @@ def check_request(environ: Mapping[str, Any]) -> Request:
     if version.strip() != VERSION:
         raise HandshakeError(
             HTTPStatus.UPGRADE_REQUIRED,
-            f"Sec-WebSocket-Version must be {VERSION}, not {version}",
+            f"Sec-WebSocket-Version must be {VERSION}, not {version!r}",
             [("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)],
         )
     key = environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()
@@ -96,7 +99,7 @@ def parse_subprotocols(header: str | None) -> tuple[str, ...]:
     """
     if header is None:
         return ()
-    offered: list[str] = []
+    offered: dict[str, None] = {}  # ordered, and quick to search
     position = _skip_empty(header)
     while position < len(header) or not offered:
         name = _token.match(header, position)
@@ -105,7 +108,7 @@ def parse_subprotocols(header: str | None) -> tuple[str, ...]:
             raise _bad("malformed Sec-WebSocket-Protocol header")
         if name.group() in offered:
             raise _bad(f"subprotocol {name.group()} is offered twice")
-        offered.append(name.group())
+        offered[name.group()] = None
         position = end.end()
     return tuple(offered)
 
@@ -151,22 +154,9 @@ def check_origin(environ: Mapping[str, Any], allowed: Sequence[str]) -> None:
     if origin is None or "*" in allowed:
         return
     host = environ.get("HTTP_HOST", "")
-    scheme, name, port = _split_origin(origin)
-    for pattern in allowed:
-        if pattern == "same-host":
-            if name and _split_host(host) == (name, port):
-                return
-        elif pattern.lower() == "null" or "://" in pattern:
-            wanted = _split_origin(pattern)
-            if origin.lower() == pattern.lower() or (
-                name and (scheme, port) == (wanted[0], wanted[2]) and _host_matches(name, wanted[1])
-            ):
-                return
-        else:
-            wanted_name, wanted_port = _split_host(pattern)
-            if name and port == wanted_port and _host_matches(name, wanted_name):
-                return
-    raise HandshakeError(HTTPStatus.FORBIDDEN, f"origin {origin} is not allowed for host {host}")
+    if any(_is_allowed(origin, host, pattern) for pattern in allowed):
+        return
+    raise HandshakeError(HTTPStatus.FORBIDDEN, f"origin {origin!r} is not allowed for host {host!r}")
 
 
 def select_subprotocol(offered: Iterable[str], supported: Sequence[str]) -> str | None:
@@ -226,30 +216,20 @@ def _is_key(key: str) -> bool:
         return False
 
 
-def _split_origin(origin: str) -> tuple[str, str, int | None]:
-    """Return (scheme, host, port), the port None where it is the scheme's default; empty if malformed."""
-    try:
-        parts = urlsplit(origin)
-        port = parts.port
-    except ValueError:
-        return "", "", None
-    if not parts.hostname or parts.path or parts.query or parts.fragment or "@" in parts.netloc or " " in origin:
-        return "", "", None
-    return parts.scheme, parts.hostname, None if port == _DEFAULT_PORTS.get(parts.scheme) else port
-
-
-def _split_host(host: str) -> tuple[str, int | None]:
-    """Return (host, port) of a Host header, the port None where it is a default one.
-
-    Which default does not matter: behind a TLS proxy the page's scheme is not the request's.
-    """
-    found = _host.fullmatch(host)
-    if not found:
-        return "", None
-    port = int(found[2]) if found[2] else None
-    return found[1].strip("[]").lower(), None if port in {80, 443} else port
-
-
-def _host_matches(name: str, pattern: str) -> bool:
-    pattern = pattern.lower()
-    return name.endswith(pattern[1:]) if pattern.startswith("*.") else name == pattern
+def _is_allowed(origin: str, host: str, pattern: str) -> bool:
+    """Whether one entry of check_origin()'s `allowed` allows an origin."""
+    if pattern == "null":
+        return origin == "null"
+    scheme, _, wanted_host = pattern.lower().rpartition("://")
+    found = _origin.fullmatch(origin.lower())
+    wanted = _host.fullmatch(host.lower() if pattern == "same-host" else wanted_host)
+    if not found or not wanted or scheme not in {"", found[1]}:
+        return False
+    default_port = _DEFAULT_PORTS.get(found[1], 0)
+    port, wanted_port = int(found[3] or default_port), int(wanted[2] or default_port)
+    if pattern == "same-host":
+        # Behind a TLS proxy the page's scheme is not the request's, so the Host's port may be the other default.
+        return found[2] == wanted[1] and (port == wanted_port or (port == default_port and wanted_port in {80, 443}))
+    if port != wanted_port:
+        return False
+    return found[2].endswith(wanted[1][1:]) if wanted[1].startswith("*.") else found[2] == wanted[1]

@@ -34,12 +34,13 @@ class Listener:
                 raise
             if not self._starved:
                 self._starved = True
-                log.error("cannot accept connections: %s; raise the limit (ulimit -n) or lower max_connections", exc)
+                # In a greenlet: this is the hub, which must not wait for a log handler.
+                gevent.spawn_raw(log.error, "cannot accept connections: %s; raise the limit with ulimit -n", exc)
             self._accept_later()
             return None
         if accepted and self._starved:
             self._starved = False
-            log.info("accepting connections again")
+            gevent.spawn_raw(log.info, "accepting connections again")
         return accepted
 
     def _accept_later(self: Any) -> None:

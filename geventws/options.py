@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,17 @@ from .errors import may_travel
 
 PREFIX = "GEVENTWS_"
 OFF = frozenset({"off", "none", "never"})
+LONGEST = 1e9  # seconds
 
 
-def _option(default: Any, kind: str, help: str) -> Any:
-    return dataclasses.field(default=default, metadata={"kind": kind, "help": help})
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_ORIGIN = re.compile(
+    r"\*|null|same-host|([A-Za-z][A-Za-z0-9+.-]*://)?(\*\.)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,4}|:[1-6][0-9]{4})?"
+)
+
+
+def _option(default: Any, kind: str, help: str, *, optional: bool = False) -> Any:
+    return dataclasses.field(default=default, metadata={"kind": kind, "help": help, "optional": optional})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,27 +43,31 @@ class Options:
     max_queue: int = _option(16, "count", "received messages that may wait for the view before the peer is held back")
     max_outbox: int = _option(1 << 20, "bytes", "data waiting to be sent above which send() waits for the peer")
     send_timeout: float | None = _option(
-        20.0, "seconds", "time without one byte taken by the peer after which it is given up"
+        20.0, "seconds", "time without one byte taken by the peer after which it is given up", optional=True
     )
-    ping_interval: float | None = _option(20.0, "seconds", "time between keepalive pings")
-    ping_timeout: float | None = _option(20.0, "seconds", "silence after a ping after which the peer is given up")
+    ping_interval: float | None = _option(20.0, "seconds", "time between keepalive pings", optional=True)
+    ping_timeout: float | None = _option(
+        20.0, "seconds", "silence after a ping after which the peer is given up", optional=True
+    )
     close_timeout: float = _option(5.0, "seconds", "time the peer has to answer a Close")
     max_connections: int | None = _option(
-        None, "count", "live WebSockets of a process, 503 past it; by default what its file descriptor limit allows"
+        None,
+        "count",
+        "live WebSockets of a process, 503 past it; by default what its file descriptor limit allows",
+        optional=True,
     )
     accept_after: float | None = _option(
-        3.0, "seconds", "on Sockets routes, time after which a silent view gets its handshake completed"
+        3.0, "seconds", "on Sockets routes, time after which a silent view gets its handshake completed", optional=True
     )
     origins: tuple[str, ...] = _option(
         ("same-host",), "origins", "origins allowed to connect: same-host, *, https://app.example, *.example.org"
     )
-    subprotocols: tuple[str, ...] = _option((), "list", "subprotocols this server speaks")
+    subprotocols: tuple[str, ...] = _option((), "tokens", "subprotocols this server speaks")
     shutdown_code: int = _option(1012, "code", "close code sent when the server stops")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            kind = field.metadata["kind"]
-            value = _CHECKS[kind](field.name, getattr(self, field.name), field.default is None)
+            value = check(field, getattr(self, field.name), field.name)
             object.__setattr__(self, field.name, value)
 
     def replace(self, **changes: Any) -> Options:
@@ -73,7 +85,7 @@ class Options:
         for field in dataclasses.fields(cls):
             variable = PREFIX + field.name.upper()
             if variable in environ:
-                changes[field.name] = parse(field.metadata["kind"], environ[variable], variable)
+                changes[field.name] = parse(field, environ[variable], variable)
         known = [PREFIX + field.name.upper() for field in dataclasses.fields(cls)]
         for variable in environ:
             if variable.startswith(PREFIX) and variable not in known:
@@ -92,70 +104,58 @@ def check_names(names: Mapping[str, Any]) -> None:
             raise TypeError(f"{name} is no option of geventws; {hint}")
 
 
-def parse(kind: str, text: str, name: str) -> Any:
-    """Return the value that text gives an option of this kind. Raises ValueError naming name."""
-    text = text.strip()
-    if kind in {"list", "origins"}:
-        return tuple(text.replace(",", " ").split())
-    if text.lower() in OFF and kind in {"seconds", "count"}:
-        return None
+def parse(field: dataclasses.Field[Any], text: str, name: str) -> Any:
+    """Return the value that text gives an option. Raises ValueError naming it as name."""
+    kind, text = field.metadata["kind"], text.strip()
+    if kind in {"origins", "tokens"}:
+        return check(field, text.replace(",", " ").split(), name)
     try:
-        return float(text) if kind == "seconds" else int(text)
-    except ValueError:
-        wanted = "a number of seconds or off" if kind == "seconds" else "a whole number"
-        raise ValueError(f"{name} must be {wanted}, not {text!r}") from None
+        if field.metadata["optional"] and text.lower() in OFF:
+            return None
+        return check(field, float(text) if kind == "seconds" else int(text), name)
+    except ValueError as exc:
+        if str(exc).startswith(name):
+            raise
+        wanted = "a number of seconds" if kind == "seconds" else "a whole number"
+        raise ValueError(f"{name} must be {wanted}{_or_off(field, 'off')}, not {text!r}") from None
 
 
-def _check_seconds(name: str, value: Any, optional: bool) -> float | None:
-    if value is None and name != "close_timeout":
+def check(field: dataclasses.Field[Any], value: Any, name: str) -> Any:
+    """Return value as an option holds it. Raises ValueError or TypeError naming it as name."""
+    if value is None and field.metadata["optional"]:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be seconds as a number, not {value!r}")
-    if not 0 < value < 1e9:
-        off = "" if name == "close_timeout" else "; None switches it off"
-        raise ValueError(f"{name} must be more than 0 seconds, not {value!r}{off}")
-    return float(value)
-
-
-def _check_whole(name: str, value: Any, optional: bool) -> int | None:
-    if value is None and optional:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    kind = field.metadata["kind"]
+    if kind in {"origins", "tokens"}:
+        return _check_list(kind, value, name)
+    is_number = isinstance(value, (int, float) if kind == "seconds" else int) and not isinstance(value, bool)
+    if not is_number:
+        wanted = "a number of seconds" if kind == "seconds" else "a whole number"
+        raise TypeError(f"{name} must be {wanted}{_or_off(field, 'None')}, not {value!r}")
+    if kind == "seconds":
+        if not 0 < value < LONGEST:
+            bound = f"less than {LONGEST:g}" if value > 0 else "more than 0"
+            raise ValueError(f"{name} must be {bound} seconds{_or_off(field, 'None')}, not {value!r}")
+        return float(value)
+    if kind == "code" and not may_travel(value):
+        raise ValueError(f"{name} must be a close code that may be sent, such as 1001, 1012 or 4000, not {value}")
     if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}")
-    return value
-
-
-def _check_code(name: str, value: Any, optional: bool) -> int:
-    if not isinstance(value, int) or not may_travel(value):
-        raise ValueError(f"{name} must be a close code that may be sent, such as 1001, 1012 or 4000, not {value!r}")
+        raise ValueError(f"{name} must be at least 1{_or_off(field, 'None')}, not {value}")
     return int(value)
 
 
-def _check_list(name: str, value: Any, optional: bool) -> tuple[str, ...]:
-    items = (value,) if isinstance(value, str) else tuple(value)
+def _or_off(field: dataclasses.Field[Any], word: str) -> str:
+    return f" or {word}" if field.metadata["optional"] else ""
+
+
+def _check_list(kind: str, value: Any, name: str) -> tuple[str, ...]:
+    pattern, examples = {
+        "origins": (_ORIGIN, "same-host, *, https://app.example or *.example.org"),
+        "tokens": (_TOKEN, "chat or v2.example.org"),
+    }[kind]
+    items = (value,) if isinstance(value, str) else value
+    if not isinstance(items, (tuple, list, set, frozenset)):
+        raise TypeError(f"{name} must be a list of strings such as {examples}, not {value!r}")
     for item in items:
-        if not isinstance(item, str) or not item:
-            raise TypeError(f"{name} must be strings, not {item!r}")
-    return items
-
-
-def _check_origins(name: str, value: Any, optional: bool) -> tuple[str, ...]:
-    items = _check_list(name, value, optional)
-    for item in items:
-        if "/" in item.partition("://")[2] or ("/" in item and "://" not in item):
-            raise ValueError(
-                f"{name}: {item!r} must end after host or port, such as https://app.example or *.example.org"
-            )
-    return items
-
-
-_CHECKS: dict[str, Callable[[str, Any, bool], Any]] = {
-    "bytes": _check_whole,
-    "count": _check_whole,
-    "seconds": _check_seconds,
-    "code": _check_code,
-    "list": _check_list,
-    "origins": _check_origins,
-}
+        if not isinstance(item, str) or not pattern.fullmatch(item):
+            raise ValueError(f"{name}: {item!r} is none of the form {examples}")
+    return tuple(items)

@@ -20,7 +20,7 @@ from gevent import get_hub, getcurrent
 from gevent.hub import Waiter
 
 from . import handshake
-from .connection import CLOSED, OPEN, REMOTE_CLOSING, Connection, Ping, Pong
+from .connection import CLOSED, LOCAL_CLOSING, OPEN, REMOTE_CLOSING, Connection, Ping, Pong
 from .errors import CloseCode, ConnectionClosed, WebSocketError
 from .options import Options
 from .transport import Deadline, Transport
@@ -33,6 +33,15 @@ FAREWELL = 1.0  # seconds
 FAIR_SENDS = 64
 
 _ping_number = itertools.count(1)
+
+
+class _SentPing:
+    __slots__ = ("payload", "round_trip", "sent_at")
+
+    def __init__(self) -> None:
+        self.payload = next(_ping_number).to_bytes(8, "big")
+        self.sent_at = monotonic()
+        self.round_trip: float | None = None  # seconds, once it is answered
 
 
 class WebSocket:
@@ -113,7 +122,7 @@ class WebSocket:
         self._waiters: list[Any] = []
         self._end_told = False
         self._sends = 0
-        self._pings: dict[bytes, float] = {}
+        self._pings: dict[bytes, _SentPing] = {}  # by payload, those not answered yet
         self._keepalive: Deadline | None = None
         self._keepalive_ping = b""  # payload of the last one
         self._acceptor: Deadline | None = None
@@ -143,7 +152,7 @@ class WebSocket:
             self._request.subprotocols, tuple(subprotocols) or chosen.subprotocols
         )
         response = handshake.response(self._request, subprotocol, headers)
-        # Nothing from here to the end of the method lets another greenlet run, so one use makes one 101.
+        # Nothing from here to the log line lets another greenlet run, so one use makes one 101.
         leftover = self._take_leftover()
         self._on_accept(len(response))
         if self._acceptor is not None:
@@ -153,7 +162,6 @@ class WebSocket:
         self.subprotocol = subprotocol
         self.opened_at = time()
         self._debug = log.isEnabledFor(logging.DEBUG)
-        log.info("%s %s open%s", self.peer, self.path, f", subprotocol {subprotocol}" if subprotocol else "")
         self._transport = transport = Transport(
             self._sock, self, max_outbox=chosen.max_outbox, send_timeout=chosen.send_timeout
         )
@@ -167,6 +175,7 @@ class WebSocket:
         if leftover:
             transport.bytes_received += len(leftover)
             self.data_received(leftover)
+        self._log(logging.INFO, "%s open%s", self.path, f", subprotocol {subprotocol}" if subprotocol else "")
 
     def accept_soon(self) -> None:
         """Have the handshake completed after accept_after seconds, should nothing have been decided by then."""
@@ -234,11 +243,11 @@ class WebSocket:
         )
         self.messages_sent += 1
         if self._debug:
-            log.debug("%s > %s", self.peer, _describe(message))
+            self._log(logging.DEBUG, "> %s", _describe(message))
         self._sends += 1
         if transport.congested or transport.broken:
             self._sends = 0
-            self._wait_while(lambda: transport.congested)
+            self._wait_while(lambda: transport.congested and not self.closed)
             if transport.broken:
                 raise self._closed_error()
         elif self._sends >= FAIR_SENDS:
@@ -257,16 +266,15 @@ class WebSocket:
         transport = self._open_transport()
         if self._connection.state is not OPEN:
             raise self._closed_error()
-        payload = self._send_ping(transport)
+        ping = self._send_ping(transport)
         try:
             with _limit(timeout, "no pong"):
-                self._wait_while(lambda: payload in self._pings and self._connection.state is OPEN)
-            if payload in self._pings:
-                raise self._closed_error()
+                self._wait_while(lambda: ping.round_trip is None and self._connection.state is OPEN)
         finally:
-            self._pings.pop(payload, None)
-        assert self.latency is not None
-        return self.latency
+            self._pings.pop(ping.payload, None)
+        if ping.round_trip is None:
+            raise self._closed_error()
+        return ping.round_trip
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Start the closing handshake, or answer the peer's; never wait for the peer.
@@ -275,11 +283,12 @@ class WebSocket:
         reason longer than 123 bytes of UTF-8 is cut.
         """
         transport = self._open_transport()
+        was_closing = self._connection.state in (LOCAL_CLOSING, CLOSED) and not self._connection.has_failed
         frame = self._connection.close(code, reason)
-        if not frame:
+        if was_closing:
             return
         if self._debug:
-            log.debug("%s > close %s %s", self.peer, self.close_code, self.close_reason)
+            self._log(logging.DEBUG, "> close %s %s", self.close_code, self.close_reason)
         transport.write(frame)
         self._deadline_in(self._options.close_timeout)
         if self._connection.state is CLOSED:
@@ -365,7 +374,7 @@ class WebSocket:
             self._acceptor.cancel()
 
     def finish(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """Close, wait until the socket is closed (at most close_timeout, twice for a slow handshake)."""
+        """Close, and wait until the socket is closed: close_timeout at most, once the peer took what was sent."""
         transport = self._open_transport()
         try:
             self.close(code, reason)
@@ -383,7 +392,7 @@ class WebSocket:
         pinged = ending = False
         for event in connection.receive_data(data, room if room > 0 else 1):
             if self._debug:
-                log.debug("%s < %s", self.peer, _describe(event))
+                self._log(logging.DEBUG, "< %s", _describe(event))
             if isinstance(event, (str, bytes)):
                 if connection.state is OPEN or connection.state is REMOTE_CLOSING:
                     self._queue.append(event)
@@ -429,9 +438,9 @@ class WebSocket:
             self.close()
 
     def _take_pong(self, payload: bytes) -> None:
-        sent_at = self._pings.pop(payload, None)
-        if sent_at is not None:
-            self.latency = monotonic() - sent_at
+        ping = self._pings.pop(payload, None)
+        if ping is not None:
+            self.latency = ping.round_trip = monotonic() - ping.sent_at
             self._wake_waiters()
 
     def eof_received(self) -> None:
@@ -455,7 +464,7 @@ class WebSocket:
         for deadline in (self._keepalive, self._closer):
             if deadline is not None:
                 deadline.cancel()
-        log.info("%s %s close %s %s", self.peer, self.path, self.close_code, self.close_reason)
+        self._log(logging.INFO, "%s close %s %s", self.path, self.close_code, self.close_reason)
         self._wake_all()
 
     # Deadlines
@@ -480,17 +489,17 @@ class WebSocket:
             # Behind unsent data a ping proves nothing; there send_timeout watches the peer.
             if self._connection.state is OPEN and not transport.blocked:
                 self._pings.pop(self._keepalive_ping, None)
-                self._keepalive_ping = self._send_ping(transport)
+                self._keepalive_ping = self._send_ping(transport).payload
                 if self._dead_at == math.inf and self._options.ping_timeout is not None:
                     self._pinged_at = now
                     self._dead_at = now + self._options.ping_timeout
         self._keepalive.set(min(self._ping_at, self._dead_at))
 
-    def _send_ping(self, transport: Transport) -> bytes:
-        payload = next(_ping_number).to_bytes(8, "big")
-        self._pings[payload] = monotonic()
-        transport.write(self._connection.encode_ping(payload))
-        return payload
+    def _send_ping(self, transport: Transport) -> _SentPing:
+        ping = _SentPing()
+        self._pings[ping.payload] = ping
+        transport.write(self._connection.encode_ping(ping.payload))
+        return ping
 
     def _deadline_in(self, seconds: float) -> None:
         if self._closer is None:
@@ -559,6 +568,13 @@ class WebSocket:
         self._wake_waiters()
         if self._reader is not None:
             self._hub.loop.run_callback(self._reader.switch, None)
+
+    def _log(self, level: int, line: str, *values: object) -> None:
+        """Log behind the peer's address; from the hub, which must not wait for a handler, in a greenlet."""
+        if getcurrent() is self._hub:
+            gevent.spawn_raw(log.log, level, "%s " + line, self.peer, *values)
+        else:
+            log.log(level, "%s " + line, self.peer, *values)
 
     def _closed_error(self) -> ConnectionClosed:
         return ConnectionClosed(self.close_code or CloseCode.ABNORMAL_CLOSURE, self.close_reason)
