@@ -1,0 +1,178 @@
+"""Options: the defaults that the documents promise, what each refuses, and how variables set them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+
+from geventws.options import Options
+
+DEFAULTS = {
+    "max_message_size": 1024 * 1024,
+    "max_queue": 16,
+    "max_outbox": 1024 * 1024,
+    "send_timeout": 20,
+    "ping_interval": 20,
+    "ping_timeout": 20,
+    "close_timeout": 5,
+    "max_connections": None,
+    "accept_after": 3,
+    "origins": ("same-host",),
+    "subprotocols": (),
+    "shutdown_code": 1012,
+}
+
+
+def test_defaults_are_those_of_the_documents() -> None:
+    assert dataclasses.asdict(Options()) == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        ("max_message_size", 1, 1),
+        ("max_queue", 1, 1),
+        ("max_outbox", 10**12, 10**12),
+        ("send_timeout", None, None),
+        ("ping_interval", None, None),
+        ("ping_timeout", None, None),
+        ("accept_after", None, None),
+        ("close_timeout", 1, 1.0),
+        ("close_timeout", 0.001, 0.001),
+        ("max_connections", 5, 5),
+        ("max_connections", None, None),
+        ("origins", "*", ("*",)),
+        ("origins", ["https://app.example:8443", "*.example.org"], ("https://app.example:8443", "*.example.org")),
+        ("origins", (), ()),
+        ("subprotocols", "chat", ("chat",)),
+        ("subprotocols", ["a", "b"], ("a", "b")),
+        ("shutdown_code", 1001, 1001),
+        ("shutdown_code", 4999, 4999),
+    ],
+)
+def test_good_value_is_kept(name: str, value: Any, kept: Any) -> None:
+    assert getattr(Options(**{name: value}), name) == kept
+    assert getattr(Options().replace(**{name: value}), name) == kept
+
+
+WHOLE = ("max_message_size", "max_queue", "max_outbox", "max_connections")
+SECONDS = ("send_timeout", "ping_interval", "ping_timeout", "close_timeout", "accept_after")
+WRONG = [
+    *((name, value) for name in WHOLE for value in (0, -1, 1.5, "1", True, math.inf, [1])),
+    *((name, None) for name in ("max_message_size", "max_queue", "max_outbox", "close_timeout", "shutdown_code")),
+    *((name, value) for name in SECONDS for value in (0, -1.0, "1", True, math.nan, math.inf, 1e9, [1])),
+    *(("shutdown_code", value) for value in (999, 1005, 1006, 1015, 2999, 5000, "1012", 1012.0, True)),
+    *((name, value) for name in ("origins", "subprotocols") for value in (None, 1, "", [""], [1], [None], [b"a"])),
+    *(("subprotocols", value) for value in ("chat, superchat", ["a b"], ["a/b"], ["gr\xfcn"])),
+    *(("origins", value) for value in
+      ("https://app.example/", "app.example/path", "https://", "https://a b", "https://*", "*example.org",
+       "https://user@app.example", "app.example:port", "https://app.example:99999", "m\xfcnchen.example", "", "a,b")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG, ids=[f"{name}={value!r}" for name, value in WRONG])
+def test_wrong_value_is_refused_with_the_name_of_the_option(name: str, value: Any) -> None:
+    for make in (Options, Options().replace):
+        with pytest.raises((ValueError, TypeError), match=name) as caught:
+            make(**{name: value})
+        assert repr(value).strip("[]") in str(caught.value)
+
+
+def test_time_that_is_too_long_is_not_called_too_short() -> None:
+    with pytest.raises(ValueError) as caught:
+        Options(ping_interval=1e9)
+    assert "more than 0" not in str(caught.value)
+
+
+def test_options_cannot_change_after_their_check() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Options().max_queue = 0  # type: ignore[misc]
+
+
+def test_replace_changes_a_copy_and_keeps_the_rest() -> None:
+    first = Options(max_queue=2, origins=("*",))
+    assert first.replace(ping_interval=1) == Options(max_queue=2, origins=("*",), ping_interval=1.0)
+    assert first.ping_interval == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("max_mesage_size", "max_message_size"), ("origin", "origins"), ("ping_intervall", "ping_interval")],
+)
+def test_misspelt_name_gets_the_one_probably_meant(name: str, told: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} is no option.*did you mean {told}"):
+        Options().replace(**{name: 1})
+    with pytest.raises(ValueError, match=f"GEVENTWS_{name.upper()} is no option.*did you mean GEVENTWS_{told.upper()}"):
+        Options.from_environ({f"GEVENTWS_{name.upper()}": "1"})
+
+
+def test_name_like_none_gets_the_list_of_options() -> None:
+    with pytest.raises(TypeError, match=r"zzz is no option of geventws; .*max_message_size.*shutdown_code"):
+        Options().replace(zzz=1)
+
+
+# From the environment
+
+
+def test_environment_without_variables_gives_the_defaults() -> None:
+    assert Options.from_environ({"PATH": "/bin", "MAX_QUEUE": "1", "geventws_max_queue": "1"}) == Options()
+
+
+def test_variable_of_another_part_is_left_alone() -> None:
+    assert Options.from_environ({"GEVENTWS_PURE_PYTHON": "1"}) == Options()
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "kept"),
+    [
+        ("MAX_MESSAGE_SIZE", "65536", 65536),
+        ("MAX_QUEUE", " 8 ", 8),
+        ("MAX_CONNECTIONS", "500", 500),
+        ("MAX_CONNECTIONS", "none", None),
+        ("SEND_TIMEOUT", "2.5", 2.5),
+        ("PING_INTERVAL", "off", None),
+        ("PING_TIMEOUT", "Never", None),
+        ("ACCEPT_AFTER", "OFF", None),
+        ("CLOSE_TIMEOUT", "1", 1.0),
+        ("ORIGINS", "https://app.example, *.example.org", ("https://app.example", "*.example.org")),
+        ("ORIGINS", "https://app.example\tsame-host", ("https://app.example", "same-host")),
+        ("SUBPROTOCOLS", "chat,superchat", ("chat", "superchat")),
+        ("SHUTDOWN_CODE", "1001", 1001),
+    ],
+)
+def test_variable_sets_its_option_alone(variable: str, text: str, kept: Any) -> None:
+    assert Options.from_environ({f"GEVENTWS_{variable}": text}) == Options(**{variable.lower(): kept})
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("MAX_MESSAGE_SIZE", "1MB"),
+        ("MAX_MESSAGE_SIZE", ""),
+        ("MAX_MESSAGE_SIZE", "0"),
+        ("MAX_QUEUE", "1.5"),
+        ("MAX_QUEUE", "off"),
+        ("MAX_QUEUE", "-1"),
+        ("MAX_CONNECTIONS", "many"),
+        ("PING_INTERVAL", "20s"),
+        ("PING_INTERVAL", "nan"),
+        ("PING_INTERVAL", "0"),
+        ("CLOSE_TIMEOUT", "off"),
+        ("SHUTDOWN_CODE", "1006"),
+        ("SHUTDOWN_CODE", "off"),
+        ("ORIGINS", "https://app.example/"),
+    ],
+)
+def test_wrong_variable_is_a_value_error_with_its_name(variable: str, text: str) -> None:
+    with pytest.raises(ValueError, match=f"GEVENTWS_{variable}"):
+        Options.from_environ({f"GEVENTWS_{variable}": text})
+
+
+def test_number_past_its_bound_is_told_the_bound() -> None:
+    with pytest.raises(ValueError, match="GEVENTWS_MAX_QUEUE must be at least 1"):
+        Options.from_environ({"GEVENTWS_MAX_QUEUE": "0"})
+    with pytest.raises(ValueError, match=r"GEVENTWS_PING_INTERVAL must be more than 0 seconds"):
+        Options.from_environ({"GEVENTWS_PING_INTERVAL": "0"})
