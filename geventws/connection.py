@@ -33,6 +33,7 @@ from .frames import (
 )
 
 NOT_UTF_8 = "text is not UTF-8"
+WHOLE_TEXT, WHOLE_BINARY = FIN | TEXT, FIN | BINARY  # first bytes of a message in one frame
 FRAGMENT_WEIGHT = 16  # bytes each fragment counts for at least, so that endless empty ones end too (§10.4)
 
 
@@ -121,12 +122,8 @@ class _Message:
                 raise InvalidPayload(NOT_UTF_8)  # a surrogate, which Python sees only at its third byte
 
     def finish(self) -> str | bytes:
-        """Return the whole message. Raises InvalidPayload for text that ends inside a character."""
-        if not self.is_text:
-            return bytes(self.data)
-        if self._tail:
-            raise InvalidPayload(NOT_UTF_8)
-        return self.data.decode()
+        """Return the whole message. Raises UnicodeDecodeError for text that ends inside a character."""
+        return self.data.decode() if self.is_text else bytes(self.data)
 
 
 class Connection:
@@ -171,8 +168,9 @@ class Connection:
     def receive_data(self, data: bytes = b"", limit: int = 1 << 62) -> list[Event]:
         """Return the events that data completes, parsing at most `limit` frames.
 
-        The rest of the bytes is kept; `limited` tells whether frames may wait in it. Close and Failure
-        come last: what follows them is thrown away, and close() gives the bytes that answer them.
+        The rest of the bytes is kept; `limited` tells that frames may wait in it: then call again without
+        data, which costs no copy. Close and Failure come last: what follows them is thrown away, and
+        close() gives the bytes that answer them.
         """
         events: list[Event] = []
         if self._ended:
@@ -181,7 +179,8 @@ class Connection:
         if self._buffer:
             data, start = (self._buffer[start:] + data, 0) if data else (self._buffer, start)
         end = len(data)
-        whole_text, whole_binary = (-1, -1) if self._client else (FIN | TEXT, FIN | BINARY)
+        # A client's peer masks nothing: it always takes the general path.
+        between_messages = self._message is None and not self._client
         self.limited = False
         try:
             while start < end:
@@ -189,29 +188,28 @@ class Connection:
                     self.limited = True
                     break
                 limit -= 1
-                first = data[start]
-                # Nearly every frame is a small whole message: this branch spares it the general path.
-                if first in (whole_text, whole_binary) and self._left == 0 and self._message is None:
+                # Nearly every frame is a small whole message, text or binary: spare it the general path, 1.1 of 1.6 µs.
+                if between_messages and WHOLE_TEXT <= data[start] <= WHOLE_BINARY and end - start >= 6:
+                    size = data[start + 1] - MASK
                     payload_start = start + 6
-                    if payload_start <= end and MASK <= data[start + 1] <= MASK + 125:
-                        stop = payload_start + data[start + 1] - MASK
-                        if stop <= end and stop - payload_start <= self.max_message_size:
-                            payload = mask(data[payload_start:stop], data[start + 2 : payload_start])
-                            events.append(payload.decode() if first == whole_text else payload)
-                            start = stop
-                            continue
+                    stop = payload_start + size
+                    if 0 <= size < 126 and stop <= end and size <= self.max_message_size:
+                        payload = mask(data[payload_start:stop], data[start + 2 : payload_start])
+                        events.append(payload.decode() if data[start] == WHOLE_TEXT else payload)
+                        start = stop
+                        continue
                 stop = self._receive_frame(data, start, events)
                 if stop == start:
                     break
                 start = stop
                 if self._ended:
                     break
+                between_messages = self._message is None and not self._client
         except UnicodeDecodeError:
             self._fail(InvalidPayload(NOT_UTF_8), events)
         except ProtocolError as exc:
             self._fail(exc, events)
         if self._ended:
-            self.limited = False
             data, start = b"", 0
         elif not self.limited:
             data, start = data[start:], 0
@@ -336,7 +334,8 @@ class Connection:
         if self.state is not OPEN and self.state is not REMOTE_CLOSING:
             raise ConnectionClosed(self.close_code or CloseCode.ABNORMAL_CLOSURE, self.close_reason)
         if isinstance(message, str):
-            return self._frame(BINARY if binary else TEXT, message.encode())
+            opcode = BINARY if binary else TEXT
+            return self._frame(opcode, message.encode()) if self._client else encode_frame(opcode, message.encode())
         if not isinstance(message, (bytes, bytearray, memoryview)):
             raise TypeError(f"a message is str or bytes, not {type(message).__name__}; send_json() sends other values")
         payload = bytes(message)
@@ -355,7 +354,8 @@ class Connection:
         """Return the Close frame to send now, b"" if ours is sent already.
 
         It starts the closing handshake; or answers the peer's Close, with its own code (§5.5.1); or
-        tells a peer that broke a rule which one. Raises ValueError for a code that may not be sent.
+        tells a peer that broke a rule which one. Raises ValueError for a code that may not be sent and a
+        reason that UTF-8 cannot carry.
         """
         if self.has_failed and self._failure is not None:
             code, reason = self._failure

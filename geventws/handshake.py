@@ -7,7 +7,6 @@ greenlet or framework.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,11 +26,12 @@ _separator = re.compile(r"[ \t]*(?:,|$)[ \t,]*")
 _HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(?::([0-9]{0,5}))?"
 _host = re.compile(_HOST)
 _origin = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://{_HOST}")
+_key = re.compile(r"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 
-# The handshake itself sets these; a view that set one too could only break it.
+# The handshake sets the first two itself, and a 101 has no body: a view that set one could only break it.
 _OWN_HEADERS = frozenset({"upgrade", "connection", "content-length", "transfer-encoding"})
 
 
@@ -76,14 +76,14 @@ def check_request(environ: Mapping[str, Any]) -> Request:
     version = environ.get("HTTP_SEC_WEBSOCKET_VERSION")
     if version is None:
         raise _bad("the Sec-WebSocket-Version header is missing")
-    if version.strip() != VERSION:
+    if version.strip(" \t") != VERSION:
         raise HandshakeError(
             HTTPStatus.UPGRADE_REQUIRED,
             f"Sec-WebSocket-Version must be {VERSION}, not {version!r}",
             [("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)],
         )
-    key = environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()
-    if not _is_key(key):
+    key = environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip(" \t")
+    if not _key.fullmatch(key):
         raise _bad("Sec-WebSocket-Key must be 16 bytes in base64")
     return Request(
         key,
@@ -188,7 +188,7 @@ def response(request: Request, subprotocol: str | None = None, headers: Headers 
         if not _token.fullmatch(name) or any((char < " " and char != "\t") or char == "\x7f" for char in value):
             raise ValueError(f"header {name!r}: {value!r} holds a character that headers may not")
         if name.lower() in _OWN_HEADERS or name.lower().startswith("sec-websocket-"):
-            raise ValueError(f"header {name} is set by the handshake itself")
+            raise ValueError(f"header {name} belongs to the handshake itself")
         lines.append(f"{name}: {value}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
@@ -207,13 +207,6 @@ def _skip_empty(header: str) -> int:
     while position < len(header) and header[position] in " \t,":
         position += 1
     return position
-
-
-def _is_key(key: str) -> bool:
-    try:
-        return len(key) == 24 and len(base64.b64decode(key, validate=True)) == 16
-    except (binascii.Error, ValueError):
-        return False
 
 
 def _is_allowed(origin: str, host: str, pattern: str) -> bool:

@@ -79,7 +79,7 @@ class Options:
     def from_environ(cls, environ: Mapping[str, str]) -> Options:
         """Return the options that GEVENTWS_* variables set, such as GEVENTWS_PING_INTERVAL=30 (or "off").
 
-        Raises ValueError naming a variable whose value or name is wrong.
+        Raises ValueError naming a variable whose value is wrong, or whose name is nearly an option's.
         """
         changes = {}
         for field in dataclasses.fields(cls):

@@ -160,6 +160,7 @@ class Transport:
         "closed",
         "congested",
         "last_received",
+        "reading",
     )
 
     def __init__(self, sock: Any, owner: Owner, *, max_outbox: int, send_timeout: float | None) -> None:
@@ -186,6 +187,7 @@ class Transport:
         self._write_watcher: Any = None
         self._read_watcher = self._loop.io(sock.fileno(), _READ)
         self.closed = False
+        self.reading = False  # what the peer sends now would be read
         self.blocked = False  # the peer did not take all it was sent
         self.congested = False  # more than max_outbox bytes wait; over when they are half of that
         self.broken = False  # the peer takes no more data
@@ -198,11 +200,6 @@ class Transport:
     def start(self) -> None:
         """Begin to read."""
         self._update_reading()
-
-    @property
-    def reading(self) -> bool:
-        """Whether data that the peer sends now would be read."""
-        return not (self._paused or self.congested or self._eof or self.closed)
 
     def pause_reading(self) -> None:
         """Read no more, so that TCP holds the peer back."""
@@ -218,19 +215,23 @@ class Transport:
             self._update_reading()
 
     def _update_reading(self) -> None:
+        if self.closed:
+            return
+        self.reading = not (self._paused or self.congested or self._eof)
         if not self.reading:
-            if not self.closed:
-                self._read_watcher.stop()
+            self._read_watcher.stop()
         elif not self._read_watcher.active:
-            self._read_watcher.start(self.read_now)
+            self._read_watcher.start(self._on_readable)
             # A TLS record read in part leaves the rest in OpenSSL, where no watcher sees it.
             if self._tls and not self._finishing and self._sock.pending():
                 self._loop.run_callback(self.read_now)
 
     def read_now(self) -> None:
-        """Read once what has come, without waiting, and hand it to the owner."""
-        if not self.reading:
-            return
+        """Read once what has come, if anything, and hand it to the owner."""
+        if self.reading:
+            self._on_readable()
+
+    def _on_readable(self) -> None:
         try:
             data = self._recv(READ_SIZE)
         except _NOT_NOW:
@@ -240,7 +241,7 @@ class Transport:
             return
         if not data:
             self._eof = True
-            self._read_watcher.stop()
+            self._update_reading()
             if not self._finishing:
                 self._owner.eof_received()
             elif not self._outbox:
@@ -411,6 +412,7 @@ class Transport:
 
     def _lose(self, reason: str) -> None:
         self.closed = self.broken = True
+        self.reading = False
         # Before the socket closes: a watcher whose descriptor is gone aborts the whole process.
         self._read_watcher.close()
         if self._write_watcher is not None:

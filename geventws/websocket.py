@@ -29,7 +29,7 @@ log = logging.getLogger("geventws")
 
 # How long a Close or a broken rule waits for the view to answer messages that came in just before it.
 FAREWELL = 1.0  # seconds
-# Sends in a row after which a view that never has to wait lets the other greenlets run.
+# Sends after which a view that never has to wait lets the other greenlets run.
 FAIR_SENDS = 64
 
 _ping_number = itertools.count(1)
@@ -73,7 +73,6 @@ class WebSocket:
         "_queued_bytes",
         "_reader",
         "_request",
-        "_sends",
         "_sock",
         "_take_leftover",
         "_transport",
@@ -117,11 +116,10 @@ class WebSocket:
         self._answered = ""
         self._debug = False
         self._queue: deque[str | bytes] = deque()
-        self._queued_bytes = 0
+        self._queued_bytes = 0  # received since the queue was last empty
         self._reader: Any = None
         self._waiters: list[Any] = []
         self._end_told = False
-        self._sends = 0
         self._pings: dict[bytes, _SentPing] = {}  # by payload, those not answered yet
         self._keepalive: Deadline | None = None
         self._keepalive_ping = b""  # payload of the last one
@@ -201,15 +199,13 @@ class WebSocket:
         None tells once that the connection has ended; after that ConnectionClosed is raised. Raises
         TimeoutError when the time runs out, and the connection stays usable.
         """
-        transport = self._open_transport()
+        transport = self._transport or self._open_transport()
         if self._reader is not None:
             raise RuntimeError("another greenlet is waiting in receive() of this WebSocket; only one can")
         if not self._queue:
             self._wait_for_message(transport, timeout)
         if self._queue:
-            message = self._queue.popleft()
-            self._queued_bytes -= len(message)
-            return message
+            return self._queue.popleft()
         if self._end_told:
             raise self._closed_error()
         self._end_told = True
@@ -217,8 +213,10 @@ class WebSocket:
 
     def __iter__(self) -> Iterator[str | bytes]:
         """Give each message until the connection ends."""
+        queue = self._queue
         while not self._end_told:
-            message = self.receive()
+            # What waits is taken here: the call of receive() costs as much as the rest of the way.
+            message = queue.popleft() if queue and self._reader is None else self.receive()
             if message is None:
                 return
             yield message
@@ -237,21 +235,18 @@ class WebSocket:
         Waits while more than max_outbox bytes wait for the peer. Interrupted there, the message still
         leaves, whole. Raises ConnectionClosed when the connection has ended.
         """
-        transport = self._open_transport()
-        transport.write(
-            self._connection.encode_message(message, binary), more=bool(self._queue) or self._connection.limited
-        )
+        transport = self._transport or self._open_transport()
+        connection = self._connection
+        frame = connection.encode_message(message, binary)
+        transport.write(frame, more=connection.limited or bool(self._queue))
         self.messages_sent += 1
         if self._debug:
             self._log(logging.DEBUG, "> %s", _describe(message))
-        self._sends += 1
         if transport.congested or transport.broken:
-            self._sends = 0
             self._wait_while(lambda: transport.congested and not self.closed)
             if transport.broken:
                 raise self._closed_error()
-        elif self._sends >= FAIR_SENDS:
-            self._sends = 0
+        elif not self.messages_sent % FAIR_SENDS:
             gevent.sleep(0)
 
     def send_json(self, obj: Any) -> None:
@@ -388,13 +383,13 @@ class WebSocket:
         """Take in bytes: answer control frames, queue messages, wake the reader."""
         connection, transport = self._connection, self._transport
         assert transport is not None
-        room = self._options.max_queue - len(self._queue)
+        is_open = connection.state is OPEN
         pinged = ending = False
-        for event in connection.receive_data(data, room if room > 0 else 1):
+        for event in connection.receive_data(data, max(self._options.max_queue - len(self._queue), 1)):
             if self._debug:
                 self._log(logging.DEBUG, "< %s", _describe(event))
             if isinstance(event, (str, bytes)):
-                if connection.state is OPEN or connection.state is REMOTE_CLOSING:
+                if is_open:
                     self._queue.append(event)
                     self._queued_bytes += len(event)
                     self.messages_received += 1
@@ -526,8 +521,8 @@ class WebSocket:
         connection = self._connection
         if connection.state is REMOTE_CLOSING or connection.has_failed:
             self.close()
-        self._sends = 0
         while not self._queue and connection.state is OPEN:
+            self._queued_bytes = 0
             if connection.limited:
                 self._hub.loop.run_callback(self._take_in_more)
             else:
