@@ -299,6 +299,11 @@ class Connection:
             self.close_code, self.close_reason = int(code), reason
 
     @property
+    def may_send(self) -> bool:
+        """Whether messages may still be sent: our Close is not."""
+        return self.state is OPEN or self.state is REMOTE_CLOSING
+
+    @property
     def has_failed(self) -> bool:
         """Whether the peer broke a rule and is not told yet."""
         return self._failure is not None and self.state is not CLOSED
@@ -331,7 +336,7 @@ class Connection:
         Raises ConnectionClosed when no message may be sent any more, TypeError for another type and
         ValueError for text that UTF-8 cannot carry.
         """
-        if self.state is not OPEN and self.state is not REMOTE_CLOSING:
+        if not self.may_send:
             raise ConnectionClosed(self.close_code or CloseCode.ABNORMAL_CLOSURE, self.close_reason)
         if isinstance(message, str):
             opcode = BINARY if binary else TEXT
@@ -366,7 +371,7 @@ class Connection:
             self._pongs.clear()
             self.state = NEXT[self.state, FAILED]
             return b"" if is_told else self._frame(CLOSE, payload)
-        if self.state is not OPEN and self.state is not REMOTE_CLOSING:
+        if not self.may_send:
             return b""
         if self.state is REMOTE_CLOSING:
             assert self.close_code is not None

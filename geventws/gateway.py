@@ -22,7 +22,7 @@ from gevent.event import Event
 from . import handshake
 from .errors import CloseCode, ConnectionClosed, HandshakeError
 from .options import Options
-from .websocket import WebSocket
+from .websocket import WebSocket, printable
 
 log = logging.getLogger("geventws")
 
@@ -70,10 +70,10 @@ class Gateway:
             request = self._admit(environ)
         except HandshakeError as exc:
             hint = ORIGIN_HINT if exc.status == HTTPStatus.FORBIDDEN else ""
-            log.warning(
-                "%s %s refused: %s%s", environ.get("REMOTE_ADDR") or "unix", environ.get("PATH_INFO"), exc, hint
-            )
-            return _refuse(exc, start_response)
+            path = printable(environ.get("PATH_INFO", ""))
+            log.warning("%s %s refused: %s%s", environ.get("REMOTE_ADDR") or "unix", path, exc, hint)
+            return _refuse(exc, start_response, environ["REQUEST_METHOD"])
+        environ["HTTP_UPGRADE"] = "websocket"  # frameworks know no list of protocols
         ws = WebSocket(upgrade.sock, upgrade.take_leftover, environ, upgrade.on_accept, self.options, request)
         environ["wsgi.websocket"] = ws
         self.live[ws] = gevent.getcurrent()
@@ -133,7 +133,7 @@ class Gateway:
                 raise
             if not isinstance(exc, gevent.GreenletExit):
                 failed = True
-                log.exception("%s %s view failed", ws.peer, ws.path)
+                log.exception("%s %s view failed", ws.peer, printable(ws.path))
         if not ws.accepted:
             ws.answer(answer or "nothing, but used the socket itself")
             if answer:
@@ -143,7 +143,7 @@ class Gateway:
         try:
             getattr(body, "close", _discard)()
         except Exception:
-            log.exception("%s %s closing the response failed", ws.peer, ws.path)
+            log.exception("%s %s closing the response failed", ws.peer, printable(ws.path))
         if failed:
             ws.finish(CloseCode.INTERNAL_ERROR)
         else:
@@ -160,7 +160,7 @@ class Gateway:
             log.warning(
                 "%s answered a WebSocket request with 400 because its route is for HTTP only: give it "
                 "@app.route(..., websocket=True), or use @sockets.route(...) of geventws.flask.Sockets",
-                environ.get("PATH_INFO"),
+                printable(environ["PATH_INFO"]),
             )
 
     # The end of all
@@ -217,7 +217,7 @@ def expect_disconnects(app: Any) -> None:
             app.register_error_handler(ConnectionClosed, lambda exc: "")
 
 
-def _refuse(error: HandshakeError, start_response: StartResponse) -> list[bytes]:
+def _refuse(error: HandshakeError, start_response: StartResponse, method: str) -> list[bytes]:
     body = f"{error}\n".encode()
     headers = [
         ("Content-Type", "text/plain; charset=utf-8"),
@@ -226,7 +226,7 @@ def _refuse(error: HandshakeError, start_response: StartResponse) -> list[bytes]
         *error.headers,
     ]
     start_response(f"{error.status.value} {error.status.phrase}", headers)
-    return [body]
+    return [] if method == "HEAD" else [body]
 
 
 def _descriptor_limit() -> int:

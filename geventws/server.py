@@ -9,7 +9,6 @@ import io
 import os
 import re
 import socket
-import ssl
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -17,6 +16,7 @@ from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import gevent
 from gevent import pywsgi
 
 from . import handshake
@@ -28,6 +28,10 @@ MAX_HEADER_LINE = 8190  # bytes
 MAX_HEADERS = 100
 MAX_HEADER_SIZE = 65_536  # bytes, all lines together
 
+REQUEST_TIMEOUT = 20.0  # seconds that a connection may wait for the next whole request head
+
+_token = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_absolute_form = re.compile(r"https?://([^/?#]+)([/?].*)?", re.IGNORECASE)
 _header_line = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[ \t]*[^\x00-\x08\x0a-\x1f\x7f]*\r\n")
 
 _gateways: WeakKeyDictionary[Any, Gateway] = WeakKeyDictionary()
@@ -46,6 +50,7 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
     """For gevent.pywsgi.WSGIServer(..., handler_class=WebSocketHandler): adds wsgi.websocket to upgrade requests."""
 
     application: Any
+    path: Any
 
     def read_requestline(self) -> str:
         """Wait for the next request of the connection; "" ends it, as it does when the server stops."""
@@ -58,6 +63,36 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
             return line
         finally:
             waiting.discard(self)
+
+    def handle_one_request(self) -> Any:
+        """Serve the connection's next request, whose head must be there within REQUEST_TIMEOUT."""
+        self._patience = gevent.Timeout.start_new(REQUEST_TIMEOUT, TimeoutError("no whole request head in time"))
+        try:
+            return super().handle_one_request()
+        finally:
+            self._patience.close()
+
+    def read_request(self, raw_requestline: str) -> bool:
+        """Parse the request line and the headers."""
+        try:
+            super().read_request(raw_requestline)
+        finally:
+            self._patience.close()
+        if not _token.fullmatch(self.command):
+            raise pywsgi._InvalidClientRequest(f"method {self.command!r}")
+        if absolute := _absolute_form.fullmatch(self.path):
+            # RFC 9112 §3.2.2: the target's host stands for the Host header.
+            self.headers.replace_header("Host", absolute[1])
+            self.path = absolute[2] or "/"
+        return True
+
+    def handle(self) -> None:
+        """Serve the connection; that the client leaves is no error."""
+        with suppress(OSError):
+            super().handle()
+
+    def _handle_client_error(self, ex: Exception) -> Any:
+        return None if isinstance(ex, OSError) else super()._handle_client_error(ex)
 
     def run_application(self) -> None:
         """Run the app, through the gateway if the request asks for a WebSocket."""
@@ -82,7 +117,7 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         self.socket.settimeout(0.0)
         try:
             data = self.rfile.peek()
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except OSError:  # nothing there yet; or a lost peer, which the transport will find too
             return b""
         leftover: bytes = self.rfile.read(len(data))
         return leftover
@@ -119,6 +154,8 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         lines: list[bytes] = []
         size = 0
         while (line := fp.readline(MAX_HEADER_LINE + 1)) != b"\r\n":
+            if not line:
+                raise ConnectionResetError("the client left inside its request head")
             size += len(line)
             if len(line) > MAX_HEADER_LINE or size > MAX_HEADER_SIZE or len(lines) >= MAX_HEADERS:
                 raise pywsgi._InvalidClientRequest("request header fields too large")

@@ -110,13 +110,15 @@ class _Clock:
         now = monotonic()
         self._wakes_at = -math.inf  # deadlines set meanwhile wait for the end of this round
         heap = self._heap
-        while heap and heap[0][0] <= now:
-            when, _, deadline = heapq.heappop(heap)
-            if when == deadline._queued:
-                deadline.look(now)
-        self._wakes_at = math.inf
-        if heap:
-            self._wake_at(heap[0][0])
+        try:
+            while heap and heap[0][0] <= now:
+                when, _, deadline = heapq.heappop(heap)
+                if when == deadline._queued:
+                    deadline.look(now)
+        finally:  # one callback that fails stops no other
+            self._wakes_at = math.inf
+            if heap:
+                self._wake_at(heap[0][0])
 
 
 _clocks: WeakKeyDictionary[Any, _Clock] = WeakKeyDictionary()
@@ -240,6 +242,8 @@ class Transport:
             self._lose(_explain(exc))
             return
         if not data:
+            if self.broken:
+                return  # _end_broken() knows more of the end
             self._eof = True
             self._update_reading()
             if not self._finishing:
@@ -323,8 +327,9 @@ class Transport:
             self._send_deadline.set(monotonic() + self._send_timeout)
 
     def _on_writable(self) -> None:
-        self._flush()
-        if self.closed or self.broken:
+        if self._outbox:
+            self._flush()
+        if self.broken:
             return
         if not self._outbox:
             self.blocked = False
@@ -349,16 +354,20 @@ class Transport:
             self.abort(f"the peer took nothing for {self._send_timeout:g} s")
 
     def _break(self, exc: OSError) -> None:
-        """Note that writing is over; what the peer sent before may still be read."""
+        """Writing is over: read once what the peer sent before, its Close perhaps, and end."""
         self.broken = True
         self._outbox.clear()
         if self._write_watcher is not None:
             self._write_watcher.stop()
         self.blocked = self.congested = False
-        if self._paused or self._eof or self._finishing:
-            self._lose(_explain(exc))
-        else:
-            self._update_reading()
+        self._update_reading()
+        # Later, because the owner may be in the middle of what it read before.
+        self._loop.run_callback(self._end_broken, _explain(exc))
+
+    def _end_broken(self, reason: str) -> None:
+        self.read_now()
+        if not self.closed:
+            self._lose(reason)
 
     # The end
 
@@ -386,11 +395,14 @@ class Transport:
             return
         raw = getattr(self._sock, "_sock", self._sock)
         if self._tls:
-            # One attempt sends close_notify; the answer is not awaited. From here on only EOF matters,
-            # which the socket beneath shows.
-            with suppress(OSError, ValueError):
+            try:
                 self._sock.unwrap()
-            self._recv = raw.recv
+            except ssl.SSLWantWriteError:
+                self._wait_for_room(progress=True)
+                return
+            except (OSError, ValueError):
+                pass  # close_notify is sent; its answer is not awaited
+            self._recv = raw.recv  # only EOF matters now, which the socket beneath shows
         try:
             raw.shutdown(socket.SHUT_WR)
         except OSError:
@@ -422,7 +434,9 @@ class Transport:
         self._outbox.clear()
         self.blocked = self.congested = False
         self._sock.close()
-        self._owner.connection_lost(reason)
+        owner = self._owner
+        del self._owner  # the last it hears; and without a cycle, both are freed at once
+        owner.connection_lost(reason)
 
 
 def _explain(exc: OSError) -> str:

@@ -64,7 +64,7 @@ class WebSocket:
         "_hub",
         "_keepalive",
         "_keepalive_ping",
-        "_on_accept",
+        "_opening",
         "_options",
         "_ping_at",
         "_pinged_at",
@@ -72,9 +72,7 @@ class WebSocket:
         "_queue",
         "_queued_bytes",
         "_reader",
-        "_request",
-        "_sock",
-        "_take_leftover",
+        "_resuming",
         "_transport",
         "_waiters",
         "environ",
@@ -105,11 +103,8 @@ class WebSocket:
         self.latency: float | None = None  # seconds, of the last answered ping
         self.messages_received = 0
         self.messages_sent = 0
-        self._sock = sock
-        self._take_leftover = take_leftover
-        self._on_accept = on_accept
+        self._opening: Any = (sock, take_leftover, on_accept, request)  # until the handshake is complete
         self._options = options
-        self._request = request
         self._hub = get_hub()
         self._connection = Connection(max_message_size=options.max_message_size)
         self._transport: Transport | None = None
@@ -119,6 +114,7 @@ class WebSocket:
         self._queued_bytes = 0  # received since the queue was last empty
         self._reader: Any = None
         self._waiters: list[Any] = []
+        self._resuming = False  # _take_in_more() will be called
         self._end_told = False
         self._pings: dict[bytes, _SentPing] = {}  # by payload, those not answered yet
         self._keepalive: Deadline | None = None
@@ -146,13 +142,13 @@ class WebSocket:
         if isinstance(subprotocols, str):
             raise TypeError(f"subprotocols must be a sequence of names, not the string {subprotocols!r}")
         chosen = self._options.replace(**options) if options else self._options
-        subprotocol = handshake.select_subprotocol(
-            self._request.subprotocols, tuple(subprotocols) or chosen.subprotocols
-        )
-        response = handshake.response(self._request, subprotocol, headers)
+        sock, take_leftover, on_accept, request = self._opening
+        subprotocol = handshake.select_subprotocol(request.subprotocols, tuple(subprotocols) or chosen.subprotocols)
+        response = handshake.response(request, subprotocol, headers)
         # Nothing from here to the log line lets another greenlet run, so one use makes one 101.
-        leftover = self._take_leftover()
-        self._on_accept(len(response))
+        leftover = take_leftover()
+        on_accept(len(response))
+        self._opening = None
         if self._acceptor is not None:
             self._acceptor.cancel()
         self._options = chosen
@@ -161,7 +157,7 @@ class WebSocket:
         self.opened_at = time()
         self._debug = log.isEnabledFor(logging.DEBUG)
         self._transport = transport = Transport(
-            self._sock, self, max_outbox=chosen.max_outbox, send_timeout=chosen.send_timeout
+            sock, self, max_outbox=chosen.max_outbox, send_timeout=chosen.send_timeout
         )
         transport.write(response)
         if chosen.ping_interval is not None:
@@ -173,7 +169,9 @@ class WebSocket:
         if leftover:
             transport.bytes_received += len(leftover)
             self.data_received(leftover)
-        self._log(logging.INFO, "%s open%s", self.path, f", subprotocol {subprotocol}" if subprotocol else "")
+        self._log(
+            logging.INFO, "%s open%s", printable(self.path), f", subprotocol {subprotocol}" if subprotocol else ""
+        )
 
     def accept_soon(self) -> None:
         """Have the handshake completed after accept_after seconds, should nothing have been decided by then."""
@@ -232,18 +230,20 @@ class WebSocket:
     def send(self, message: str | bytes | bytearray | memoryview, binary: bool | None = None) -> None:
         """Send str as a text message, bytes-like as a binary one; binary=True or False decides otherwise.
 
-        Waits while more than max_outbox bytes wait for the peer. Interrupted there, the message still
-        leaves, whole. Raises ConnectionClosed when the connection has ended.
+        Waits while more than max_outbox bytes wait for the peer. Interrupted by a gevent.Timeout or kill, the
+        message leaves whole or not at all. Raises ConnectionClosed when the connection has ended.
         """
         transport = self._transport or self._open_transport()
         connection = self._connection
+        if transport.congested:  # a view that gives up waiting each time must not fill the memory either
+            self._wait_while(lambda: transport.congested and connection.may_send)
         frame = connection.encode_message(message, binary)
         transport.write(frame, more=connection.limited or bool(self._queue))
         self.messages_sent += 1
         if self._debug:
             self._log(logging.DEBUG, "> %s", _describe(message))
         if transport.congested or transport.broken:
-            self._wait_while(lambda: transport.congested and not self.closed)
+            self._wait_while(lambda: transport.congested and connection.may_send)
             if transport.broken:
                 raise self._closed_error()
         elif not self.messages_sent % FAIR_SENDS:
@@ -262,9 +262,16 @@ class WebSocket:
         if self._connection.state is not OPEN:
             raise self._closed_error()
         ping = self._send_ping(transport)
+        limit = _limit(timeout, "no pong")
         try:
-            with _limit(timeout, "no pong"):
+            with limit:
                 self._wait_while(lambda: ping.round_trip is None and self._connection.state is OPEN)
+        except TimeoutError as exc:
+            if exc is not limit.exception:
+                raise
+            transport.read_now()  # the hub may have been busy all the while
+            if ping.round_trip is None:
+                raise
         finally:
             self._pings.pop(ping.payload, None)
         if ping.round_trip is None:
@@ -283,15 +290,13 @@ class WebSocket:
         if was_closing:
             return
         if self._debug:
-            self._log(logging.DEBUG, "> close %s %s", self.close_code, self.close_reason)
-        transport.write(frame)
+            self._log(logging.DEBUG, "> close %s %s", self.close_code, printable(self.close_reason))
         self._deadline_in(self._options.close_timeout)
+        transport.write(frame)
         if self._connection.state is CLOSED:
             transport.finish()
         else:
-            transport.resume_reading()
-            if self._connection.limited:
-                self._hub.loop.run_callback(self._take_in_more)
+            self._go_on_reading()
         self._wake_all()
 
     # What is known of it
@@ -299,8 +304,8 @@ class WebSocket:
     @property
     def closed(self) -> bool:
         """Whether the connection has ended or begun to end: no message sent now would be answered."""
-        self._open_transport()
-        return self._connection.state is not OPEN or self._connection.has_failed
+        transport = self._open_transport()
+        return self._connection.state is not OPEN or self._connection.has_failed or transport.broken
 
     @property
     def close_code(self) -> int | None:
@@ -391,7 +396,7 @@ class WebSocket:
             if isinstance(event, (str, bytes)):
                 if is_open:
                     self._queue.append(event)
-                    self._queued_bytes += len(event)
+                    self._queued_bytes += len(event) if event.isascii() else len(_utf8(event))
                     self.messages_received += 1
             elif isinstance(event, Ping):
                 pinged = True
@@ -405,8 +410,8 @@ class WebSocket:
             self._take_end(transport)
         if connection.limited or self._is_full():
             transport.pause_reading()
-            if connection.limited and not self._is_full():
-                self._hub.loop.run_callback(self._take_in_more)
+            if not self._is_full():
+                self._go_on_reading()
         if self._reader is not None and self._queue:
             self._wake_reader()
 
@@ -415,12 +420,21 @@ class WebSocket:
             len(self._queue) >= self._options.max_queue or self._queued_bytes >= self._options.max_message_size
         )
 
-    def _take_in_more(self) -> None:
-        """Go on with bytes that were left for later, now that others had their turn."""
-        if self._connection.limited and not self._is_full():
-            self.data_received(b"")
-        if not self._connection.limited and not self._is_full() and self._transport is not None:
+    def _go_on_reading(self) -> None:
+        """Take in the bytes that were left for later, once others had their turn, or read on."""
+        assert self._transport is not None
+        if not self._connection.limited:
             self._transport.resume_reading()
+        elif not self._resuming:
+            self._resuming = True
+            self._hub.loop.run_callback(self._take_in_more)
+
+    def _take_in_more(self) -> None:
+        self._resuming = False
+        if not self._is_full():
+            self.data_received(b"")
+            if not self._is_full():
+                self._go_on_reading()
 
     def _take_end(self, transport: Transport) -> None:
         """Answer the peer's Close, or tell it which rule it broke: at once, or when the view had its say."""
@@ -459,7 +473,7 @@ class WebSocket:
         for deadline in (self._keepalive, self._closer):
             if deadline is not None:
                 deadline.cancel()
-        self._log(logging.INFO, "%s close %s %s", self.path, self.close_code, self.close_reason)
+        self._log(logging.INFO, "%s close %s %s", printable(self.path), self.close_code, printable(self.close_reason))
         self._wake_all()
 
     # Deadlines
@@ -523,22 +537,27 @@ class WebSocket:
             self.close()
         while not self._queue and connection.state is OPEN:
             self._queued_bytes = 0
-            if connection.limited:
-                self._hub.loop.run_callback(self._take_in_more)
-            else:
-                transport.resume_reading()
+            self._go_on_reading()
             self._reader = waiter = Waiter(self._hub)
             try:
                 if timeout is None:
                     waiter.get()
                 else:
-                    with _limit(timeout, "no message"):
-                        waiter.get()
-            except TimeoutError:
-                if not self._queue:
-                    raise
+                    self._wait_within(timeout, waiter, transport)
             finally:
                 self._reader = None
+
+    def _wait_within(self, timeout: float, waiter: Any, transport: Transport) -> None:
+        limit = _limit(timeout, "no message")
+        try:
+            with limit:
+                waiter.get()
+        except TimeoutError as exc:
+            if exc is not limit.exception:
+                raise
+            transport.read_now()  # the hub may have been busy all the while
+            if not self._queue:
+                raise
 
     def _wait_while(self, condition: Callable[[], bool]) -> None:
         while condition():
@@ -573,6 +592,15 @@ class WebSocket:
 
     def _closed_error(self) -> ConnectionClosed:
         return ConnectionClosed(self.close_code or CloseCode.ABNORMAL_CLOSURE, self.close_reason)
+
+
+def printable(text: str) -> str:
+    """Return text as it may stand in a log: a peer's line breaks and escape sequences are shown, not obeyed."""
+    return text if text.isprintable() else repr(text)
+
+
+def _utf8(message: str | bytes) -> bytes:
+    return message.encode() if isinstance(message, str) else message
 
 
 def _limit(seconds: float | None, what: str) -> gevent.Timeout:
