@@ -29,6 +29,8 @@ log = logging.getLogger("geventws")
 
 # How long a Close or a broken rule waits for the view to answer messages that came in just before it.
 FAREWELL = 1.0  # seconds
+# Times close_timeout that a peer may take to read what was sent before our Close.
+SLOW_CLOSES = 12
 # Sends after which a view that never has to wait lets the other greenlets run.
 FAIR_SENDS = 64
 
@@ -73,6 +75,7 @@ class WebSocket:
         "_queued_bytes",
         "_reader",
         "_resuming",
+        "_slow_closes",
         "_transport",
         "_waiters",
         "environ",
@@ -114,6 +117,7 @@ class WebSocket:
         self._queued_bytes = 0  # received since the queue was last empty
         self._reader: Any = None
         self._waiters: list[Any] = []
+        self._slow_closes = 0  # close deadlines that passed
         self._resuming = False  # _take_in_more() will be called
         self._end_told = False
         self._pings: dict[bytes, _SentPing] = {}  # by payload, those not answered yet
@@ -148,7 +152,6 @@ class WebSocket:
         # Nothing from here to the log line lets another greenlet run, so one use makes one 101.
         leftover = take_leftover()
         on_accept(len(response))
-        self._opening = None
         if self._acceptor is not None:
             self._acceptor.cancel()
         self._options = chosen
@@ -159,6 +162,7 @@ class WebSocket:
         self._transport = transport = Transport(
             sock, self, max_outbox=chosen.max_outbox, send_timeout=chosen.send_timeout
         )
+        self._opening = None
         transport.write(response)
         if chosen.ping_interval is not None:
             self._keepalive = Deadline(self._on_keepalive)
@@ -203,7 +207,12 @@ class WebSocket:
         if not self._queue:
             self._wait_for_message(transport, timeout)
         if self._queue:
-            return self._queue.popleft()
+            message = self._queue.popleft()
+            if not self._queue and not transport.reading:
+                # Not only when the view waits next: it may sleep, and pings are to be answered meanwhile.
+                self._queued_bytes = 0
+                self._go_on_reading()
+            return message
         if self._end_told:
             raise self._closed_error()
         self._end_told = True
@@ -213,8 +222,8 @@ class WebSocket:
         """Give each message until the connection ends."""
         queue = self._queue
         while not self._end_told:
-            # What waits is taken here: the call of receive() costs as much as the rest of the way.
-            message = queue.popleft() if queue and self._reader is None else self.receive()
+            # All but the last that waits is taken here: a call of receive() costs as much as the rest of the way.
+            message = queue.popleft() if len(queue) > 1 and self._reader is None else self.receive()
             if message is None:
                 return
             yield message
@@ -522,7 +531,8 @@ class WebSocket:
             self.close()
             return
         self._transport.read_now()
-        if self._transport.blocked and self._options.send_timeout is not None:
+        self._slow_closes += 1
+        if self._transport.blocked and self._options.send_timeout is not None and self._slow_closes < SLOW_CLOSES:
             # Our Close waits behind data that the peer still takes, if slowly; send_timeout watches it.
             self._deadline_in(self._options.close_timeout)
         else:

@@ -1,0 +1,1607 @@
+"""WebSocket on real sockets joined in pairs: a view's calls here, a client driven by hand there."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import logging
+import os
+import random
+import socket
+import tracemalloc
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from time import monotonic
+from typing import Any
+
+import gevent
+import gevent.event
+import gevent.lock
+import pytest
+from gevent import get_hub
+
+from geventws.connection import Close, Failure, Ping, Pong
+from geventws.errors import ConnectionClosed, WebSocketError
+from geventws.frames import CLOSE, CONTINUATION, FIN, PONG, TEXT, encode_frame
+from geventws.transport import Deadline, Transport
+from geventws.websocket import FAREWELL, WebSocket
+
+from .pairs import (
+    Certificate,
+    Opener,
+    Passes,
+    Peer,
+    RecordingSocket,
+    close_frame,
+    hold_hub,
+    living,
+    masked,
+    ping_frame,
+    pong_frame,
+    reset,
+    settle,
+    until,
+    watched_hub,
+)
+
+KINDS = ["unix", "tcp", "tls"]
+SMALL = 4096  # bytes of a kernel buffer
+MEGABYTE = 1 << 20
+
+INTERRUPTS = [gevent.GreenletExit, gevent.Timeout]
+# The hub prints any exception but GreenletExit that meets a greenlet before its start.
+FIRST_TURN = {gevent.GreenletExit: 0, gevent.Timeout: 1}
+
+
+@pytest.fixture(autouse=True)
+def errors() -> Iterator[Any]:
+    with watched_hub() as errors:
+        yield errors
+
+
+@pytest.fixture
+def opened(certificate: Certificate) -> Iterator[Opener]:
+    opener = Opener(certificate)
+    yield opener
+    opener.close()
+
+
+def echo(ws: WebSocket) -> None:
+    """Answer each message with itself until the connection ends."""
+    for message in ws:
+        ws.send(message)
+
+
+def usable(ws: WebSocket, peer: Peer) -> bool:
+    """Whether a message passes each way."""
+    peer.send("there")
+    assert ws.receive(timeout=2) == "there"
+    ws.send("back")
+    return peer.receive() == "back"
+
+
+def until_closed(ws: WebSocket, what: str = "the end") -> None:
+    """Return when the WebSocket's socket is closed."""
+    transport = ws._transport
+    assert transport is not None
+    until(lambda: transport.closed, what)
+
+
+def steps(*actions: tuple[int, Callable[[], object]]) -> None:
+    """Run each action at its turn: 0 is now, odd ones come before the sockets' events of a pass, even ones behind."""
+    hub = get_hub()
+    for turn in range(max(number for number, _ in actions) + 1):
+        for number, action in actions:
+            if number == turn:
+                action()
+        hub.wait(hub.loop.timer(0.0, priority=-2 if turn % 2 else 2))
+    settle()
+
+
+# Interrupted calls (law 3)
+
+
+@pytest.mark.parametrize("interrupt", INTERRUPTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_receive_interrupted_at_any_moment_loses_no_message(opened: Opener, kind: str, interrupt: type) -> None:
+    for sent_at, interrupted_at in itertools.product(range(4), range(FIRST_TURN[interrupt], 6)):
+        ws, peer = opened(kind)
+        got: list[Any] = []
+
+        def read_all(ws: WebSocket = ws, got: list[Any] = got) -> None:
+            while True:
+                got.append(ws.receive())
+
+        reader = opened.spawn(read_all)
+        steps(
+            (sent_at, partial(peer.send, "one", "two")),
+            (interrupted_at, partial(reader.kill, interrupt, block=False)),
+        )
+        assert reader.ready()
+        assert got in ([], ["one", "two"])
+        got += [ws.receive(timeout=2) for _ in range(2 - len(got))]
+        assert got == ["one", "two"]
+        assert usable(ws, peer)
+        opened.close()
+
+
+@pytest.mark.parametrize("view_pause", [False, True])
+def test_receive_interrupted_between_two_messages_loses_none(opened: Opener, view_pause: bool) -> None:
+    for turn in range(1, 12):
+        ws, peer = opened()
+        got: list[Any] = []
+
+        def read_all(ws: WebSocket = ws, got: list[Any] = got) -> None:
+            while True:
+                got.append(ws.receive())
+                if view_pause:
+                    gevent.sleep(0)
+
+        reader = opened.spawn(read_all)
+        sends = [(at, partial(peer.send, str(at))) for at in range(10)]
+        steps(*sends, (turn, partial(reader.kill, gevent.Timeout, block=False)))
+        while len(got) < 10:
+            got.append(ws.receive(timeout=2))
+        assert got == [str(number) for number in range(10)]
+        opened.close()
+
+
+def test_receive_with_timeouts_that_race_with_messages_loses_none(opened: Opener) -> None:
+    ws, peer = opened()
+    chance = random.Random(2)
+    pauses = [chance.uniform(0, 0.003) for _ in range(150)]
+
+    def send_all() -> None:
+        for number, pause in enumerate(pauses):
+            gevent.sleep(pause)
+            peer.send(str(number))
+
+    opened.spawn(send_all)
+    got: list[Any] = []
+    timeouts = 0
+    while len(got) < len(pauses):
+        how = chance.randrange(3)
+        try:
+            if how == 0:
+                got.append(ws.receive(timeout=chance.uniform(0, 0.003)))
+            elif how == 1:
+                with gevent.Timeout(chance.uniform(0, 0.003)):
+                    got.append(ws.receive())
+            else:
+                got.append(ws.receive(timeout=0))
+        except (TimeoutError, gevent.Timeout):
+            timeouts += 1
+    assert got == [str(number) for number in range(len(pauses))]
+    assert timeouts
+
+
+@pytest.mark.parametrize("interrupt", INTERRUPTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_send_interrupted_at_any_moment_leaves_whole_messages(opened: Opener, kind: str, interrupt: type) -> None:
+    for interrupted_at, read_at in itertools.product(range(FIRST_TURN[interrupt], 6), (0, 3)):
+        ws, peer = opened(kind, buffer=SMALL, max_outbox=10_000)
+        big = bytes(300_000)
+        sender = opened.spawn(ws.send, big)
+        events: list[Any] = []
+
+        def read_all(peer: Peer = peer, events: list[Any] = events) -> None:
+            while (event := peer.receive()) != "end":
+                events.append(event)
+
+        steps(
+            (interrupted_at, partial(sender.kill, interrupt, block=False)),
+            (read_at, partial(opened.spawn, read_all)),
+        )
+        assert sender.ready()
+        ws.send("end")
+        until(lambda peer=peer: not peer.has_data(), "the last message")  # type: ignore[misc]
+        assert events in ([], [big])
+        assert bool(events) is (interrupted_at > 0)
+        assert usable(ws, peer)
+        opened.close()
+
+
+def test_a_kill_while_sending_in_a_row_leaves_whole_messages_in_order(opened: Opener) -> None:
+    ws, peer = opened(buffer=SMALL, max_outbox=10_000)
+
+    def send_all() -> None:
+        for number in itertools.count():
+            ws.send(str(number).zfill(1000))
+
+    sender = opened.spawn(send_all)
+    for number in range(40):
+        assert peer.receive() == str(number).zfill(1000)
+    sender.kill()
+    ws.send("end")
+    for number in itertools.count(40):
+        event = peer.receive()
+        if event == "end":
+            break
+        assert event == str(number).zfill(1000)
+    assert usable(ws, peer)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_megabyte_messages_of_two_senders_never_interleave(opened: Opener, kind: str) -> None:
+    ws, peer = opened(kind, max_outbox=100_000)
+
+    def send_three(fill: bytes) -> None:
+        for _ in range(3):
+            ws.send(fill * MEGABYTE)
+
+    senders = [opened.spawn(send_three, fill) for fill in (b"a", b"b")]
+    got = [peer.receive() for _ in range(6)]
+    assert sorted(got, key=str) == [b"a" * MEGABYTE] * 3 + [b"b" * MEGABYTE] * 3
+    gevent.joinall(senders)
+    assert ws.messages_sent == 6
+
+
+def test_interrupted_sends_to_a_peer_that_does_not_read_take_bounded_memory(opened: Opener) -> None:
+    """Law 4: what is past max_outbox has a named outcome, also when a view gives up waiting each time."""
+    ws, peer = opened(buffer=SMALL, max_outbox=100_000, close_timeout=0.1)
+    for _ in range(50):
+        with gevent.Timeout(0.002, False):
+            ws.send(bytes(100_000))
+    opened.spawn(ws.finish)
+    assert len(peer.read_all()) - 1 <= 4
+
+
+# A peer that is slow or goes away
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_send_to_a_peer_that_stopped_reading_waits_then_fails(opened: Opener, kind: str) -> None:
+    ws, _ = opened(kind, buffer=SMALL, send_timeout=0.15)
+    start = monotonic()
+    with pytest.raises(ConnectionClosed) as caught:
+        ws.send(bytes(4 * MEGABYTE))
+    assert monotonic() - start >= 0.14
+    assert (caught.value.code, caught.value.reason) == (1006, "the peer took nothing for 0.15 s")
+    assert (ws.closed, ws.close_code) == (True, 1006)
+    assert ws.receive() is None
+    with pytest.raises(ConnectionClosed):
+        ws.send("more")
+    with pytest.raises(ConnectionClosed):
+        ws.receive()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_blocked_send_goes_on_when_the_peer_reads_again(opened: Opener, kind: str) -> None:
+    ws, peer = opened(kind, buffer=SMALL)
+    sender = opened.spawn(ws.send, bytes(2 * MEGABYTE))
+    settle()
+    assert not sender.ready()
+    assert peer.receive() == bytes(2 * MEGABYTE)
+    sender.join()
+    assert sender.value is None
+    assert usable(ws, peer)
+
+
+def test_a_send_below_the_limit_does_not_wait(opened: Opener) -> None:
+    ws, peer = opened(buffer=SMALL)
+    with gevent.Timeout(0.5):
+        ws.send(bytes(MEGABYTE - 100))
+    assert peer.receive() == bytes(MEGABYTE - 100)
+
+
+def test_a_blocked_send_fails_when_the_peer_reads_no_more(opened: Opener) -> None:
+    """A Unix socket's peer can end one direction alone; nothing then comes to be read."""
+    ws, peer = opened(buffer=SMALL, send_timeout=0.1, ping_interval=None)
+    sender = opened.spawn(ws.send, bytes(2 * MEGABYTE))
+    settle()
+    peer.sock.shutdown(socket.SHUT_RD)
+    sender.join(1)
+    assert isinstance(sender.value, ConnectionClosed)
+
+
+@pytest.mark.parametrize("blocked", ["receive", "send"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_end_of_stream_without_close_is_1006(opened: Opener, kind: str, blocked: str) -> None:
+    ws, peer = opened(kind, buffer=SMALL)
+    waiting = opened.spawn(ws.receive) if blocked == "receive" else opened.spawn(ws.send, bytes(2 * MEGABYTE))
+    settle()
+    peer.sock.close()
+    waiting.join()
+    assert waiting.value is None if blocked == "receive" else waiting.value.code == 1006
+    until_closed(ws)
+    assert ws.close_code == 1006
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_half_close_without_close_gives_the_messages_then_the_end(opened: Opener, kind: str) -> None:
+    ws, peer = opened(kind)
+    peer.send("one", "two")
+    peer.sock.shutdown(socket.SHUT_WR)
+    settle()
+    assert [ws.receive(), ws.receive(), ws.receive()] == ["one", "two", None]
+    assert ws.close_code == 1006
+    assert peer.read_all() == []
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_half_close_behind_a_close_still_gets_replies_and_the_echo(opened: Opener, kind: str) -> None:
+    ws, peer = opened(kind)
+    peer.sock.sendall(peer.frame("question") + close_frame(1001, "bye"))
+    peer.sock.shutdown(socket.SHUT_WR)
+    settle()
+    assert ws.receive() == "question"
+    ws.send("answer")
+    assert ws.receive() is None
+    assert peer.read_all() == ["answer", Close(1001, "")]
+    assert (ws.close_code, ws.close_reason) == (1001, "bye")
+
+
+@pytest.mark.parametrize("blocked", ["receive", "send", "ping", "finish"])
+def test_reset_wakes_whoever_waits(opened: Opener, blocked: str) -> None:
+    ws, peer = opened("tcp", buffer=SMALL)
+    calls: dict[str, Callable[[], object]] = {
+        "receive": ws.receive,
+        "send": partial(ws.send, bytes(2 * MEGABYTE)),
+        "ping": ws.ping,
+        "finish": ws.finish,
+    }
+    waiting = opened.spawn(calls[blocked])
+    settle()
+    assert not waiting.ready()
+    reset(peer.sock)
+    waiting.join()
+    if blocked in {"receive", "finish"}:
+        assert waiting.value is None
+    else:
+        assert isinstance(waiting.value, ConnectionClosed)
+    until_closed(ws)
+    assert ws.close_code == (1000 if blocked == "finish" else 1006)
+    if blocked == "receive":
+        assert ws.close_reason == "connection reset by peer"
+
+
+def test_reset_noticed_by_a_blocked_send_has_its_reason(opened: Opener) -> None:
+    ws, peer = opened("tcp", buffer=SMALL)
+    sender = opened.spawn(ws.send, bytes(2 * MEGABYTE))
+    settle()
+    reset(peer.sock)
+    sender.join()
+    until_closed(ws)
+    assert ws.close_reason == "connection reset by peer"
+
+
+# close() by another greenlet
+
+
+def test_close_wakes_receive_with_none(opened: Opener) -> None:
+    ws, peer = opened()
+    reader = opened.spawn(ws.receive)
+    settle()
+    ws.close(4000, "enough")
+    reader.join()
+    assert reader.value is None
+    assert (ws.close_code, ws.close_reason) == (4000, "enough")
+    assert peer.receive() == Close(4000, "enough")
+
+
+def test_close_wakes_a_blocked_send_whose_message_still_leaves(opened: Opener) -> None:
+    ws, _ = opened(buffer=SMALL)
+    sender = opened.spawn(ws.send, bytes(2 * MEGABYTE))
+    settle()
+    ws.close()
+    sender.join(1)
+    assert sender.successful()
+    assert sender.value is None
+
+
+def test_close_does_not_cut_a_blocked_message(opened: Opener) -> None:
+    ws, peer = opened(buffer=SMALL)
+    opened.spawn(ws.send, bytes(2 * MEGABYTE))
+    settle()
+    ws.close()
+    assert [peer.receive(), peer.receive()] == [bytes(2 * MEGABYTE), Close(1000, "")]
+
+
+def test_close_wakes_ping_with_connection_closed(opened: Opener) -> None:
+    ws, _ = opened()
+    pinging = opened.spawn(ws.ping)
+    settle()
+    ws.close()
+    pinging.join(1)
+    assert isinstance(pinging.value, ConnectionClosed)
+
+
+def test_close_is_idempotent_and_refuses_what_may_not_travel(opened: Opener) -> None:
+    ws, peer = opened()
+    for code in (1005, 1006, 999, 5000):
+        with pytest.raises(ValueError, match=str(code)):
+            ws.close(code)
+    assert not ws.closed
+    ws.close(1001, "é" * 100)
+    ws.close(1000)
+    event = peer.receive()
+    assert event == Close(1001, "é" * 61)
+    assert ws.close_code == 1001
+
+
+def test_nothing_is_sent_behind_a_close(opened: Opener) -> None:
+    ws, peer = opened()
+    ws.close()
+    for call in (partial(ws.send, "late"), ws.ping, partial(ws.send_json, 1)):
+        with pytest.raises(ConnectionClosed):
+            call()
+    peer.sock.sendall(close_frame())
+    assert peer.read_all() == [Close(1000, "")]
+
+
+# receive()
+
+
+def test_a_second_receiver_gets_an_error_and_no_message_is_lost(opened: Opener) -> None:
+    ws, peer = opened()
+    first = opened.spawn(ws.receive)
+    settle()
+    with pytest.raises(RuntimeError, match="another greenlet"):
+        ws.receive()
+    with pytest.raises(RuntimeError, match="another greenlet"):
+        next(iter(ws))
+    peer.send("one", "two")
+    first.join()
+    assert [first.value, ws.receive()] == ["one", "two"]
+    assert usable(ws, peer)
+
+
+def test_receive_in_turns_by_two_greenlets_is_fine(opened: Opener) -> None:
+    ws, peer = opened()
+    peer.send(*map(str, range(6)))
+    settle()
+    got = [gevent.spawn(ws.receive).get() if turn % 2 else ws.receive() for turn in range(6)]
+    assert got == [str(number) for number in range(6)]
+
+
+@pytest.mark.parametrize("timeout", [0, 0.05, -1])
+def test_receive_that_times_out_leaves_the_connection_usable(opened: Opener, timeout: float) -> None:
+    ws, peer = opened()
+    start = monotonic()
+    with pytest.raises(TimeoutError, match="no message"):
+        ws.receive(timeout=timeout)
+    assert monotonic() - start >= timeout
+    assert usable(ws, peer)
+    assert not ws.closed
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_receive_without_waiting_gives_what_the_kernel_holds(opened: Opener, kind: str) -> None:
+    ws, peer = opened(kind)
+    peer.send("waits")
+    assert ws.receive(timeout=0) == "waits"
+
+
+def test_receive_does_not_time_out_for_a_message_that_came_while_the_hub_was_held_up(opened: Opener) -> None:
+    ws, peer = opened()
+    reader = opened.spawn(ws.receive, 0.05)
+    settle()
+    peer.send("in time")
+    hold_hub(0.1)
+    reader.join()
+    assert reader.value == "in time"
+
+
+@pytest.mark.parametrize("timeout", [None, 5.0])
+def test_anothers_timeout_passes_through(opened: Opener, timeout: float | None) -> None:
+    ws, peer = opened()
+    mine = TimeoutError("mine")
+    for turn in range(3):
+        reader, pinging = opened.spawn(ws.receive, timeout), opened.spawn(ws.ping, timeout)
+        event = peer.receive()
+        assert isinstance(event, Ping)
+        steps(
+            (0, partial(reader.kill, mine, block=False)),
+            (0, partial(pinging.kill, mine, block=False)),
+            (turn, partial(peer.sock.sendall, peer.frame("message") + pong_frame(event.payload))),
+        )
+        assert reader.value is mine
+        assert pinging.value is mine
+        assert ws.receive(timeout=1) == "message"
+
+
+def test_the_end_is_told_once_and_then_raised(opened: Opener) -> None:
+    ws, peer = opened()
+    peer.sock.sendall(close_frame(1001, "leaving"))
+    assert ws.receive() is None
+    for _ in range(2):
+        with pytest.raises(ConnectionClosed) as caught:
+            ws.receive()
+        assert (caught.value.code, caught.value.reason) == (1001, "leaving")
+    assert list(ws) == []
+
+
+def test_iteration_ends_with_the_connection(opened: Opener) -> None:
+    ws, peer = opened()
+    peer.sock.sendall(peer.frame("a") + peer.frame(b"b") + close_frame())
+    assert list(ws) == ["a", b"b"]
+    with pytest.raises(ConnectionClosed):
+        ws.receive()
+
+
+def test_json_passes_both_ways(opened: Opener) -> None:
+    ws, peer = opened()
+    peer.send('{"a": [1, "é"]}', b"[2]", "{")
+    assert [ws.receive_json(), ws.receive_json()] == [{"a": [1, "é"]}, [2]]
+    with pytest.raises(ValueError, match="Expecting"):
+        ws.receive_json()
+    ws.send_json({"a": [1, "é"]})
+    assert peer.receive() == '{"a":[1,"é"]}'
+    for wrong in (float("nan"), object()):
+        with pytest.raises((TypeError, ValueError)):
+            ws.send_json(wrong)
+    assert usable(ws, peer)
+
+
+@pytest.mark.parametrize("message", [1, None, ["a"], "\ud800"])
+def test_what_is_no_message_is_refused_and_nothing_sent(opened: Opener, message: Any) -> None:
+    ws, peer = opened()
+    with pytest.raises((TypeError, ValueError)):
+        ws.send(message)
+    assert usable(ws, peer)
+
+
+def test_send_takes_all_kinds_of_bytes_and_the_views_word_for_the_type(opened: Opener) -> None:
+    ws, peer = opened()
+    for message in (b"a", bytearray(b"a"), memoryview(b"a")):
+        ws.send(message)
+        assert peer.receive() == b"a"
+        ws.send(message, binary=False)
+        assert peer.receive() == "a"
+    ws.send("a", binary=True)
+    assert peer.receive() == b"a"
+
+
+# Nothing is left behind
+
+
+def _closed_by_peer(ws: WebSocket, peer: Peer) -> None:
+    peer.sock.sendall(close_frame())
+    assert ws.receive() is None
+    assert peer.read_all() == [Close(1000, "")]
+    peer.sock.close()
+
+
+def _closed_by_view(ws: WebSocket, peer: Peer) -> None:
+    ws.close()
+    assert peer.receive() == Close(1000, "")
+    peer.sock.sendall(close_frame())
+    assert peer.receive() is None
+    peer.sock.close()
+
+
+def _finished(ws: WebSocket, peer: Peer) -> None:
+    finishing = gevent.spawn(ws.finish)
+    _closed_by_view(ws, peer)
+    finishing.get()
+
+
+def _dropped(ws: WebSocket, peer: Peer) -> None:
+    peer.sock.close()
+    assert ws.receive() is None
+
+
+def _reset(ws: WebSocket, peer: Peer) -> None:
+    reader = gevent.spawn(ws.receive)
+    settle()
+    reset(peer.sock)
+    assert reader.get() is None
+
+
+def _failed(ws: WebSocket, peer: Peer) -> None:
+    peer.sock.sendall(b"\xff\xff")
+    assert ws.receive() is None
+    assert isinstance(peer.receive(), Close)
+    peer.sock.close()
+
+
+def _dropped_while_blocked(ws: WebSocket, peer: Peer) -> None:
+    sender = gevent.spawn(_suppressed, ws.send, bytes(2 * MEGABYTE))
+    settle()
+    peer.sock.close()
+    sender.get()
+
+
+def _killed_while_blocked(ws: WebSocket, peer: Peer) -> None:
+    sender = gevent.spawn(_suppressed, ws.send, bytes(2 * MEGABYTE))
+    settle()
+    sender.kill()
+    finishing = gevent.spawn(ws.finish)
+    settle()
+    finishing.kill()  # aborts
+    peer.sock.close()
+
+
+def _dropped_with_a_full_queue(ws: WebSocket, peer: Peer) -> None:
+    peer.send(*["message"] * 20)
+    settle()
+    peer.sock.close()
+    assert list(ws) == ["message"] * 20
+
+
+def _aborted_by_keepalive_while_pinging(ws: WebSocket, peer: Peer) -> None:
+    pinging = gevent.spawn(_suppressed, ws.ping)
+    settle()
+    peer.sock.close()
+    pinging.get()
+
+
+def _suppressed(function: Callable[..., object], *arguments: Any) -> None:
+    with suppress(ConnectionClosed):
+        function(*arguments)
+
+
+WAYS = [
+    _closed_by_peer,
+    _closed_by_view,
+    _finished,
+    _dropped,
+    _reset,
+    _failed,
+    _dropped_while_blocked,
+    _killed_while_blocked,
+    _dropped_with_a_full_queue,
+    _aborted_by_keepalive_while_pinging,
+]
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_thousand_connections_ended_in_every_way_leave_nothing(opened: Opener) -> None:
+    def run(count: int) -> None:
+        for number in range(count):
+            kind = "tls" if number % 50 == 7 else "tcp"
+            ws, peer = opened(kind, buffer=SMALL if number % 10 in {6, 7} else None)
+            WAYS[number % len(WAYS)](ws, peer)
+            # The client's own way to end must be all that it needs: nothing here helps the server's side.
+            until_closed(ws, f"the end after {WAYS[number % len(WAYS)].__name__}")
+            opened.forget()
+
+    kinds = (WebSocket, Transport, gevent.Greenlet)
+    run(100)  # what is made once, such as the hub's resolver and TLS sessions
+    settle()
+    objects = {id(item) for item in living(*kinds)}
+    before = (_descriptors(), get_hub().loop.activecnt)
+    run(1000)
+    settle()
+    assert [item for item in living(*kinds) if id(item) not in objects] == []
+    assert (_descriptors(), get_hub().loop.activecnt) == before
+
+
+def test_a_connection_that_ended_is_let_go_of_at_once(opened: Opener) -> None:
+    """Its deadlines of many seconds hold it no longer."""
+    settle()
+    before = len(living(WebSocket))
+    for way in WAYS:
+        ws, peer = opened("tcp", buffer=SMALL, close_timeout=60)
+        way(ws, peer)
+        until_closed(ws, f"the end after {way.__name__}")
+        opened.forget()
+        del ws, peer
+        settle()
+        assert len(living(WebSocket)) == before, way.__name__
+
+
+def test_a_connection_that_ended_is_freed_without_the_garbage_collector(opened: Opener) -> None:
+    settle()
+    gc.collect()
+    gc.disable()
+    try:
+        for way in WAYS:
+            ws, peer = opened("tcp", buffer=SMALL)
+            way(ws, peer)
+            until_closed(ws, f"the end after {way.__name__}")
+            opened.forget()
+            gone = weakref.ref(ws)
+            del ws, peer
+            settle()
+            assert gone() is None, way.__name__
+    finally:
+        gc.enable()
+
+
+def test_close_on_a_connection_that_breaks_under_it_leaves_no_deadline_behind(opened: Opener) -> None:
+    before = len(living(WebSocket))
+    ws, peer = opened(max_queue=1, close_timeout=60)
+    peer.send("one")
+    settle()  # the queue is full and nothing is read: the write finds out
+    peer.sock.close()
+    ws.close()
+    until_closed(ws)
+    opened.forget()
+    del ws, peer
+    settle()
+    assert len(living(WebSocket)) == before
+
+
+# Pings
+
+
+def test_pings_are_answered_while_the_view_sleeps(opened: Opener) -> None:
+    _, peer = opened()
+    for number in range(3):
+        peer.sock.sendall(ping_frame(b"%d" % number))
+        assert peer.receive() == Pong(b"%d" % number)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_pings_are_answered_once_the_view_took_what_filled_the_queue(opened: Opener, count: int) -> None:
+    """Law 2: from then on the view may sleep, or only ever send."""
+    ws, peer = opened(max_queue=2)
+    peer.send(*["message"] * count)
+    settle()
+    assert [ws.receive() for _ in range(count)] == ["message"] * count
+    peer.sock.sendall(ping_frame(b"there?"))
+    assert peer.receive() == Pong(b"there?")
+    peer.sock.sendall(close_frame())
+    assert peer.receive() == Close(1000, "")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pings_are_answered_while_the_view_is_blocked_in_send(opened: Opener, kind: str) -> None:
+    ws, peer = opened(kind, buffer=SMALL)
+    sender = opened.spawn(ws.send, bytes(2 * MEGABYTE))
+    settle()
+    assert not sender.ready()
+    peer.sock.sendall(ping_frame(b"there?"))
+    assert [peer.receive(), peer.receive()] == [bytes(2 * MEGABYTE), Pong(b"there?")]
+
+
+def test_a_ping_in_the_same_bytes_as_the_request_is_answered_behind_the_101(opened: Opener) -> None:
+    ws, peer = opened(leftover=ping_frame(b"early") + masked(TEXT, b"bird"), accept=False)
+    ws.accept()
+    assert peer.open().startswith("HTTP/1.1 101 ")
+    assert peer.receive() == Pong(b"early")
+    assert ws.receive() == "bird"
+
+
+def test_a_ping_flood_by_a_peer_that_does_not_read_takes_bounded_memory(opened: Opener) -> None:
+    ws, peer = opened(buffer=SMALL)
+    settle()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        count = 20_000
+        for start in range(0, count, 100):
+            peer.sock.sendall(b"".join(ping_frame(b"%0100d" % number) for number in range(start, start + 100)))
+        until(lambda: ws.bytes_received >= count * 106, "all pings")
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 300_000  # of 2 MB of pings
+    ws.send("end")
+    events = list(iter(peer.receive, "end"))
+    if events[-1] != Pong(b"%0100d" % (count - 1)):
+        events.append(peer.receive())  # the latest may come behind
+    assert events[-1] == Pong(b"%0100d" % (count - 1))
+    assert len(events) < 3000
+    assert usable(ws, peer)
+
+
+def answer_pings(peer: Peer) -> None:
+    while event := peer.receive():
+        if isinstance(event, Ping):
+            peer.sock.sendall(pong_frame(event.payload))
+
+
+def test_ping_gives_the_time_of_its_round_trip(opened: Opener) -> None:
+    ws, peer = opened()
+    pinging = opened.spawn(ws.ping)
+    event = peer.receive()
+    assert isinstance(event, Ping)
+    hold_hub(0.05)
+    peer.sock.sendall(pong_frame(event.payload))
+    pinging.join()
+    assert 0.05 <= pinging.value == ws.latency
+
+
+def test_ping_that_times_out_leaves_the_connection_usable(opened: Opener) -> None:
+    ws, peer = opened()
+    for timeout in (0.05, 0):
+        with pytest.raises(TimeoutError, match="no pong"):
+            ws.ping(timeout=timeout)
+        event = peer.receive()
+        assert isinstance(event, Ping)
+        peer.sock.sendall(pong_frame(event.payload))  # too late
+    assert usable(ws, peer)
+    assert ws.latency is None
+    opened.spawn(answer_pings, peer)
+    assert ws.ping(timeout=2) < 2
+
+
+def test_ping_does_not_time_out_for_a_pong_that_came_while_the_hub_was_held_up(opened: Opener) -> None:
+    ws, peer = opened()
+    pinging = opened.spawn(ws.ping, 0.05)
+    event = peer.receive()
+    assert isinstance(event, Ping)
+    peer.sock.sendall(pong_frame(event.payload))
+    hold_hub(0.1)
+    pinging.join()
+    assert isinstance(pinging.value, float)
+
+
+def test_several_pings_at_once_each_give_their_own_time(opened: Opener) -> None:
+    ws, peer = opened()
+    first = opened.spawn(ws.ping)
+    one = peer.receive()
+    hold_hub(0.1)
+    second = opened.spawn(ws.ping)
+    two = peer.receive()
+    assert isinstance(one, Ping)
+    assert isinstance(two, Ping)
+    assert one.payload != two.payload
+    peer.sock.sendall(pong_frame(one.payload) + pong_frame(two.payload))
+    gevent.joinall([first, second])
+    assert first.value >= 0.1
+    assert second.value < first.value
+
+
+def test_pongs_nobody_asked_for_change_nothing(opened: Opener) -> None:
+    ws, peer = opened()
+    pinging = opened.spawn(ws.ping)
+    event = peer.receive()
+    assert isinstance(event, Ping)
+    peer.sock.sendall(pong_frame() + pong_frame(b"unasked"))
+    settle()
+    assert not pinging.ready()
+    assert ws.latency is None
+    peer.sock.sendall(pong_frame(event.payload) * 2)
+    pinging.join()
+    assert usable(ws, peer)
+
+
+# Keepalive
+
+
+def test_keepalive_measures_latency(opened: Opener) -> None:
+    ws, peer = opened(ping_interval=0.03)
+    opened.spawn(answer_pings, peer)
+    until(lambda: ws.latency is not None, "the first pong")
+    assert ws.latency is not None
+    assert 0 < ws.latency < 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_keepalive_gives_up_a_silent_peer(opened: Opener, kind: str) -> None:
+    ws, peer = opened(kind, ping_interval=0.05, ping_timeout=0.1)
+    start = monotonic()
+    assert ws.receive() is None
+    assert monotonic() - start >= 0.14
+    assert (ws.close_code, ws.close_reason) == (1006, "no sign of life within 0.1 s of a ping")
+    if kind == "tcp":
+        with pytest.raises(ConnectionResetError):
+            peer.read_all()
+
+
+def test_any_byte_is_a_sign_of_life(opened: Opener) -> None:
+    ws, peer = opened(ping_interval=0.1, ping_timeout=0.3)
+    frame = masked(TEXT, b"a" * 94)
+    end = monotonic() + 0.9
+    for byte in range(len(frame) - 1):
+        peer.sock.sendall(frame[byte : byte + 1])
+        gevent.sleep(0.01)  # the peer's own pace
+    assert monotonic() > end
+    assert not ws.closed
+    peer.sock.sendall(frame[-1:])
+    assert ws.receive() == "a" * 94
+
+
+def test_keepalive_holds_no_silence_against_a_peer_that_is_not_read(opened: Opener) -> None:
+    ws, peer = opened(ping_interval=0.03, ping_timeout=0.06, max_queue=2)
+    peer.send("one", "two", "three")
+    ran: list[int] = []
+    later = Deadline(lambda: ran.append(1))
+    later.set(monotonic() + 0.4)
+    until(lambda: ran, "many ping timeouts")
+    assert not ws.closed
+    assert [ws.receive(), ws.receive(), ws.receive()] == ["one", "two", "three"]
+    opened.spawn(answer_pings, peer)
+    later.set(monotonic() + 0.2)
+    until(lambda: len(ran) == 2, "more of them")
+    assert not ws.closed
+
+
+def test_keepalive_holds_no_silence_against_a_peer_while_the_hub_was_held_up(opened: Opener) -> None:
+    ws, peer = opened(ping_interval=0.05, ping_timeout=0.1)
+    for _ in range(3):
+        event = peer.receive()
+        assert isinstance(event, Ping)
+        peer.sock.sendall(pong_frame(event.payload))
+        hold_hub(0.25)
+        settle()
+        assert not ws.closed
+    opened.spawn(answer_pings, peer)
+    assert usable_now(ws)
+
+
+def test_keepalive_does_not_call_silent_a_peer_that_left_while_the_hub_was_held_up(opened: Opener) -> None:
+    ws, peer = opened(ping_interval=0.05, ping_timeout=0.1)
+    assert isinstance(peer.receive(), Ping)
+    peer.sock.close()
+    hold_hub(0.25)
+    assert ws.receive() is None
+    assert (ws.close_code, ws.close_reason) == (1006, "")
+
+
+def usable_now(ws: WebSocket) -> bool:
+    return ws.ping(timeout=2) >= 0
+
+
+@pytest.mark.parametrize("max_outbox", [1000, 1 << 30])
+def test_keepalive_leaves_a_peer_that_takes_data_slowly_to_send_timeout(opened: Opener, max_outbox: int) -> None:
+    ws, peer = opened(buffer=SMALL, ping_interval=0.03, ping_timeout=0.1, send_timeout=5.0, max_outbox=max_outbox)
+    assert isinstance(peer.receive(), Ping)
+    opened.spawn(ws.send, bytes(2 * MEGABYTE))
+    end = monotonic() + 0.4
+    while monotonic() < end:
+        peer.connection.receive_data(peer.sock.recv(2000))
+        gevent.sleep(0.01)  # the peer's own pace
+    assert not ws.closed
+
+
+# Backpressure
+
+
+def test_a_view_that_does_not_read_holds_the_peer_back_at_max_queue(opened: Opener) -> None:
+    ws, peer = opened(buffer=SMALL, max_queue=4)
+    frames = (peer.frame(str(number).zfill(500)) for number in itertools.count())
+    taken = peer.send_until_blocked(frames)
+    assert ws.messages_received == 4
+    rest = taken.pop()
+    sending = opened.spawn(peer.sock.sendall, rest + masked(TEXT, b"end"))
+    got = list(iter(partial(ws.receive, 2), "end"))
+    assert got == [str(number).zfill(500) for number in range(len(got))]
+    assert len(got) - len(taken) in {0, 1}
+    sending.join()
+    assert usable(ws, peer)
+
+
+def test_a_view_that_does_not_read_holds_the_peer_back_at_max_message_size_bytes(opened: Opener) -> None:
+    ws, peer = opened(buffer=SMALL, max_queue=1000, max_message_size=50_000)
+    frames = (peer.frame(bytes(10_000)) for _ in itertools.count())
+    taken = peer.send_until_blocked(frames)
+    assert 5 <= ws.messages_received <= 7
+    sending = opened.spawn(peer.sock.sendall, taken.pop())
+    settle()
+    for _ in range(len(taken)):
+        assert ws.receive(timeout=2) == bytes(10_000)
+    sending.join()
+
+
+def test_queued_text_counts_by_its_bytes(opened: Opener) -> None:
+    ws, peer = opened(max_queue=1000, max_message_size=40_000)
+    message = "\N{GRINNING FACE}" * 2_500  # 10,000 bytes
+    frames = (peer.frame(message) for _ in itertools.count())
+    peer.send_until_blocked(frames)
+    assert ws.messages_received <= 4 + 7  # what one read may bring on top
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_messages_in_one_piece_come_in_order(opened: Opener, kind: str) -> None:
+    ws, peer = opened(kind, max_queue=3)
+    opened.spawn(peer.send, *map(str, range(5000)), "end")
+    assert list(iter(ws.receive, "end")) == [str(number) for number in range(5000)]
+    assert usable(ws, peer)
+
+
+# Corking
+
+
+def recording_pair(opened: Opener, **options: Any) -> tuple[WebSocket, Peer, list[bytes]]:
+    """Return a WebSocket, its peer and what each system call gave the kernel after the 101."""
+    sends: list[bytes] = []
+    ws, peer = opened(wrap=partial(RecordingSocket, sends), **options)
+    sends.clear()
+    return ws, peer, sends
+
+
+def test_replies_to_waiting_requests_leave_in_few_system_calls_and_in_order(opened: Opener) -> None:
+    ws, peer, sends = recording_pair(opened)
+    peer.send(*map(str, range(16)))
+    opened.spawn(echo, ws)
+    assert [peer.receive() for _ in range(16)] == [str(number) for number in range(16)]
+    assert len(sends) <= 2
+
+
+def test_a_reply_leaves_at_once_when_nothing_else_waits(opened: Opener) -> None:
+    ws, peer, sends = recording_pair(opened)
+    peer.send("one")
+    assert ws.receive() == "one"
+    ws.send("reply")
+    assert len(sends) == 1
+
+
+def test_replies_leave_though_the_view_blocks_elsewhere(opened: Opener) -> None:
+    ws, peer, sends = recording_pair(opened)
+    peer.send("one", "two", "three")
+    never = gevent.event.Event()
+
+    def view() -> None:
+        ws.send(f"re: {ws.receive()!s}")
+        never.wait()
+
+    opened.spawn(view)
+    assert peer.receive() == "re: one"
+    assert len(sends) == 1
+
+
+def test_a_close_takes_along_the_replies_that_gathered(opened: Opener) -> None:
+    ws, peer, sends = recording_pair(opened)
+    peer.send("one", "two", "three")
+    settle()
+    for _ in range(2):
+        ws.send(f"re: {ws.receive()!s}")
+    assert sends == []
+    ws.close()
+    assert len(sends) == 1
+    assert [peer.receive() for _ in range(3)] == ["re: one", "re: two", Close(1000, "")]
+
+
+# The closing handshake
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_peers_close_is_answered_while_the_view_sleeps(opened: Opener, kind: str) -> None:
+    ws, peer = opened(kind)
+    peer.sock.sendall(close_frame(3000, "done"))
+    assert peer.receive() == Close(3000, "")
+    assert peer.receive() is None  # the server ends the stream first (§7.1.1); with TLS by close_notify
+    assert (ws.closed, ws.close_code, ws.close_reason) == (True, 3000, "done")
+    with pytest.raises(ConnectionClosed) as caught:
+        ws.send("late")
+    assert caught.value.code == 3000
+
+
+def test_a_close_without_code_is_answered_by_one_without_code(opened: Opener) -> None:
+    ws, peer = opened()
+    peer.sock.sendall(masked(CLOSE))
+    assert peer.receive() == Close(1005, "")
+    assert ws.close_code == 1005
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_finish_waits_for_the_peers_close_and_end(opened: Opener, kind: str) -> None:
+    ws, peer = opened(kind)
+    finishing = opened.spawn(ws.finish)
+    assert peer.receive() == Close(1000, "")
+    settle()
+    assert not finishing.ready()
+    peer.sock.sendall(close_frame())
+    assert peer.receive() is None
+    peer.sock.close()
+    finishing.join()
+    assert (finishing.value, ws.close_code) == (None, 1000)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_finish_gives_up_a_peer_that_never_answers(opened: Opener, kind: str) -> None:
+    ws, peer = opened(kind, close_timeout=0.1)
+    start = monotonic()
+    ws.finish()
+    assert 0.09 <= monotonic() - start < 2
+    assert peer.receive() == Close(1000, "")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_finish_gives_up_a_peer_that_answers_but_never_ends_the_stream(opened: Opener, kind: str) -> None:
+    ws, peer = opened(kind, close_timeout=0.1)
+    finishing = opened.spawn(ws.finish)
+    assert peer.receive() == Close(1000, "")
+    peer.sock.sendall(close_frame())
+    finishing.join()
+    assert finishing.value is None
+
+
+def test_finish_waits_for_a_peer_that_takes_data_slowly_as_long_as_it_takes_any(opened: Opener) -> None:
+    ws, peer = opened(buffer=SMALL, close_timeout=0.1, send_timeout=0.5)
+    with gevent.Timeout(0.01, False):
+        ws.send(bytes(2 * MEGABYTE))
+    finishing = opened.spawn(ws.finish)
+    end = monotonic() + 0.4
+    while monotonic() < end:
+        peer.sock.recv(1000)
+        gevent.sleep(0.01)  # the peer's own pace
+    assert not finishing.ready()
+    finishing.join()  # it takes no more
+    assert monotonic() - end >= 0.3
+    assert finishing.value is None
+
+
+def test_finish_by_two_greenlets_ends_both(opened: Opener) -> None:
+    ws, peer = opened()
+    both = [opened.spawn(ws.finish) for _ in range(2)]
+    assert peer.receive() == Close(1000, "")
+    peer.sock.sendall(close_frame())
+    peer.sock.close()
+    gevent.joinall(both)
+    assert [one.value for one in both] == [None, None]
+
+
+def test_finish_killed_closes_at_once(opened: Opener) -> None:
+    ws, peer = opened("tcp")
+    finishing = opened.spawn(ws.finish)
+    assert peer.receive() == Close(1000, "")
+    finishing.kill()
+    with pytest.raises(ConnectionResetError):
+        peer.receive()
+
+
+def test_finish_lets_what_was_sent_go_out_first(opened: Opener) -> None:
+    ws, peer = opened(buffer=SMALL, close_timeout=0.1)
+    with gevent.Timeout(0.01, False):
+        ws.send(bytes(2 * MEGABYTE))
+    finishing = opened.spawn(ws.finish)
+    assert [peer.receive(), peer.receive()] == [bytes(2 * MEGABYTE), Close(1000, "")]
+    peer.sock.sendall(close_frame())
+    peer.sock.close()
+    finishing.join()
+
+
+def test_messages_in_flight_when_the_view_closes_are_dropped(opened: Opener) -> None:
+    ws, peer = opened()
+    ws.close()
+    peer.sock.sendall(peer.frame("crossed") + close_frame())
+    assert peer.read_all() == [Close(1000, "")]
+    assert ws.receive() is None
+
+
+@pytest.mark.parametrize("count", [2, 1000])
+def test_a_view_that_closes_with_a_full_queue_still_sees_the_peers_close(opened: Opener, count: int) -> None:
+    ws, peer = opened(max_queue=2, close_timeout=30)
+    sending = opened.spawn(peer.send, *["message"] * count)
+    settle()
+    finishing = opened.spawn(ws.finish)
+    assert peer.receive() == Close(1000, "")
+    sending.join()
+    peer.sock.sendall(close_frame())
+    assert peer.receive() is None
+    peer.sock.close()
+    finishing.join(2)
+    assert finishing.ready()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("more", [b"", b"\x81\x85aaaa", b"\xff\xff\xff"])
+def test_data_behind_a_close_is_thrown_away(opened: Opener, kind: str, more: bytes) -> None:
+    ws, peer = opened(kind)
+    peer.sock.sendall(peer.frame("message") + close_frame(1001) + masked(TEXT, b"late") + more)
+    assert list(ws) == ["message"]
+    assert peer.read_all() == [Close(1001, "")]
+    assert ws.close_code == 1001
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_a_peer_that_broke_a_rule_is_told_and_read_until_close_timeout_only(opened: Opener, kind: str) -> None:
+    ws, peer = opened(kind, close_timeout=0.2)
+    peer.sock.sendall(masked(0x3, b"reserved"))
+    start = monotonic()
+    assert ws.receive() is None
+    assert ws.close_code == 1002
+    event = peer.receive()
+    assert isinstance(event, Close)
+    assert event.code == 1002
+    assert peer.receive() is None
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        while monotonic() - start < 5:
+            peer.sock.sendall(bytes(10_000))
+    assert 0.19 <= monotonic() - start < 5
+
+
+LAST_WORDS = {"close": (close_frame(1001), 1001), "failure": (masked(0x3), 1002)}
+
+
+@pytest.mark.parametrize("end", LAST_WORDS)
+@pytest.mark.parametrize("count", [1, 5, 16, 40])
+@pytest.mark.parametrize("waiting", [True, False])
+@pytest.mark.parametrize("kind", ["unix", "tls"])
+def test_the_end_in_the_same_bytes_as_messages_waits_for_their_replies(
+    opened: Opener, kind: str, waiting: bool, count: int, end: str
+) -> None:
+    ws, peer = opened(kind)
+    last, code = LAST_WORDS[end]
+    if waiting:
+        view = opened.spawn(echo, ws)
+        settle()
+    peer.sock.sendall(b"".join(peer.frame(str(number)) for number in range(count)) + last)
+    if not waiting:
+        settle()
+        view = opened.spawn(echo, ws)
+    start = monotonic()
+    events = peer.read_all()
+    assert events[:-1] == [str(number) for number in range(count)]
+    assert isinstance(events[-1], Close)
+    assert events[-1].code == code
+    assert monotonic() - start < FAREWELL / 2
+    peer.sock.close()
+    view.join()
+    assert (view.value, ws.close_code) == (None, code)
+
+
+@pytest.mark.parametrize("end", LAST_WORDS)
+def test_a_view_that_sleeps_does_not_hold_the_end_for_long(opened: Opener, end: str) -> None:
+    ws, peer = opened()
+    last, code = LAST_WORDS[end]
+    start = monotonic()
+    peer.sock.sendall(peer.frame("one") + peer.frame("two") + last)
+    event = peer.receive()
+    assert isinstance(event, Close)
+    assert event.code == code
+    assert FAREWELL * 0.9 <= monotonic() - start < FAREWELL + 1
+    # The messages are still there, only too late to be answered.
+    assert ws.receive() == "one"
+    with pytest.raises(ConnectionClosed):
+        ws.send("late")
+    assert [ws.receive(), ws.receive()] == ["two", None]
+
+
+def test_farewell_is_not_longer_than_close_timeout(opened: Opener) -> None:
+    _, peer = opened(close_timeout=0.1)
+    start = monotonic()
+    peer.sock.sendall(peer.frame("one") + close_frame())
+    assert peer.receive() == Close(1000, "")
+    assert monotonic() - start < FAREWELL
+
+
+def test_closed_is_true_from_the_peers_close_on(opened: Opener) -> None:
+    ws, peer = opened()
+    assert not ws.closed
+    peer.sock.sendall(peer.frame("one") + close_frame())
+    settle()
+    assert ws.closed
+    assert ws.receive() == "one"
+
+
+def test_closed_is_true_when_writing_is_over(opened: Opener) -> None:
+    ws, peer = opened()
+    peer.sock.shutdown(socket.SHUT_RD)
+    with pytest.raises(ConnectionClosed):
+        ws.send("lost")
+    assert ws.closed
+    until_closed(ws)
+    assert ws.close_code == 1006
+
+
+def test_send_waits_for_the_peer_also_behind_its_close(opened: Opener) -> None:
+    """A view that never receives leaves the queue as it is, so that the Close waits for FAREWELL."""
+    ws, peer = opened(buffer=SMALL, max_outbox=100_000)
+    peer.sock.sendall(peer.frame("never received") + close_frame())
+    settle()
+    sent = 0
+
+    def view() -> None:
+        nonlocal sent
+        while sent < 100:
+            ws.send(bytes(100_000))
+            sent += 1
+
+    viewing = opened.spawn(view)
+    settle()
+    assert sent <= 2
+    viewing.join()
+    assert isinstance(viewing.value, ConnectionClosed)
+
+
+def test_the_view_may_end_it_inside_the_same_turn_that_brings_the_end(opened: Opener) -> None:
+    for ending in ("close", "finish"):
+        for last in (close_frame(), masked(0x3), b""):
+            ws, peer = opened()
+
+            def view(ws: WebSocket = ws, ending: str = ending) -> None:
+                ws.receive()
+                getattr(ws, ending)()
+
+            running = opened.spawn(view)
+            settle()
+            peer.sock.sendall(peer.frame("one") + last)
+            assert isinstance(peer.receive(), Close)
+            peer.sock.close()
+            running.join(2)
+            assert running.ready()
+            opened.close()
+
+
+# The opening handshake
+
+
+def test_a_first_use_by_two_greenlets_makes_one_101(opened: Opener) -> None:
+    ws, peer = opened(accept=False)
+    users = [opened.spawn(ws.send, "one"), opened.spawn(ws.send, "two"), opened.spawn(ws.receive)]
+    assert peer.open().count("HTTP/1.1 101") == 1
+    assert [peer.receive(), peer.receive()] == ["one", "two"]
+    settle()
+    assert [user.ready() for user in users] == [True, True, False]
+    with pytest.raises(WebSocketError, match="already complete"):
+        ws.accept()
+
+
+def test_accept_makes_choices(opened: Opener) -> None:
+    ws, peer = opened(accept=False)
+    with pytest.raises(TypeError, match="not the string 'chat'"):
+        ws.accept("chat")  # a str is a sequence of str to the type checker
+    with pytest.raises(TypeError, match="did you mean max_queue"):
+        ws.accept(max_queu=1)
+    with pytest.raises(ValueError, match="header"):
+        ws.accept(headers=[("X-Bad", "a\r\nb")])
+    settle()
+    assert not peer.has_data()
+    ws.accept(headers=[("Set-Cookie", "a=b")], max_message_size=10)
+    assert "\r\nSet-Cookie: a=b" in peer.open()
+    peer.send("more than ten bytes")
+    assert ws.receive() is None
+    assert (ws.close_code, ws.subprotocol, ws.protocol) == (1009, None, None)
+
+
+@pytest.mark.parametrize("end", LAST_WORDS)
+@pytest.mark.parametrize("count", [1, 5, 40])
+@pytest.mark.parametrize("kind", ["unix", "tls"])
+def test_frames_that_came_with_the_request_are_the_first(opened: Opener, kind: str, count: int, end: str) -> None:
+    last, code = LAST_WORDS[end]
+    frames = [masked(TEXT, b"%d" % number) for number in range(2 * count)]
+    ws, peer = opened(kind, leftover=b"".join(frames[:count]), accept=False)
+    peer.sock.sendall(b"".join(frames[count:]) + last)
+    viewing = opened.spawn(echo, ws)
+    peer.open()
+    events = peer.read_all()
+    assert events[:-1] == [str(number) for number in range(2 * count)]
+    assert isinstance(events[-1], Close)
+    assert events[-1].code == code
+    peer.sock.close()
+    viewing.join()
+    assert viewing.value is None
+
+
+@pytest.mark.parametrize("end", LAST_WORDS)
+def test_an_end_that_came_with_the_request_is_answered_behind_the_101(opened: Opener, end: str) -> None:
+    last, code = LAST_WORDS[end]
+    ws, peer = opened(leftover=last, accept=False)
+    assert ws.receive() is None
+    peer.open()
+    event = peer.receive()
+    assert isinstance(event, Close)
+    assert event.code == ws.close_code == code
+
+
+@pytest.mark.parametrize("gone", ["closed", "reset"])
+@pytest.mark.parametrize("use", ["receive", "send"])
+def test_a_first_use_when_the_peer_is_gone_is_the_end_of_the_connection(opened: Opener, use: str, gone: str) -> None:
+    ws, peer = opened("tcp", accept=False)
+    if gone == "reset":
+        reset(peer.sock)
+    else:
+        peer.sock.close()
+    if use == "send":
+        with pytest.raises(ConnectionClosed):
+            while True:
+                ws.send("anybody?")
+                settle()
+    else:
+        assert ws.receive() is None
+    until_closed(ws)
+    assert ws.close_code == 1006
+
+
+def test_frames_are_logged_at_debug_and_ends_at_info(opened: Opener, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "geventws")
+    ws, peer = opened()
+    peer.sock.sendall(peer.frame("é" * 65) + peer.frame(b"b") + ping_frame(b"p") + close_frame(1001, "bye"))
+    ws.send(ws.receive() or "")
+    assert list(ws) == [b"b"]
+    peer.read_all()
+    peer.sock.close()
+    until_closed(ws)
+    settle()
+    assert caplog.messages[0] == "unix /path open"
+    assert caplog.messages[-1] == "unix /path close 1001 bye"
+    for piece in (f"< text {'é' * 64!r}… (65)", "> text", "< binary b'b'", "< Ping(payload=b'p')", "> close 1001 bye"):
+        assert any(piece in line for line in caplog.messages), piece
+    assert {record.levelno for record in caplog.records} == {logging.INFO, logging.DEBUG}
+
+
+class SlowHandler(logging.Handler):
+    """A handler that talks to a log server through gevent, under gevent's lock, as patched programs have it."""
+
+    def createLock(self) -> None:
+        self.lock = gevent.lock.RLock()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        gevent.sleep(0.02)
+
+
+@pytest.fixture
+def slow_log() -> Iterator[None]:
+    log = logging.getLogger("geventws")
+    handler = SlowHandler()
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    yield
+    log.removeHandler(handler)
+    log.setLevel(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("slow_log")
+def test_a_log_handler_that_waits_does_not_make_two_101(opened: Opener) -> None:
+    ws, peer = opened(accept=False)
+    for message in ("one", "two"):
+        opened.spawn(ws.send, message)
+    assert peer.open().count("HTTP/1.1 101") == 1
+    assert {peer.receive(), peer.receive()} == {"one", "two"}
+
+
+@pytest.mark.usefixtures("slow_log")
+def test_a_log_handler_that_waits_does_not_keep_the_end_from_the_view(opened: Opener, errors: Any) -> None:
+    ws, peer = opened()
+    reader = opened.spawn(ws.receive)
+    logging_view = opened.spawn(logging.getLogger("geventws").info, "busy")
+    settle()
+    peer.sock.close()
+    reader.join(1)
+    errors.truncate(0)
+    errors.seek(0)
+    assert reader.ready()
+    assert reader.value is None
+    logging_view.join()
+
+
+def test_accept_after_completes_the_handshake_of_a_silent_view(opened: Opener) -> None:
+    ws, peer = opened(accept=False, accept_after=0.05)
+    ws.accept_soon()
+    assert peer.open().startswith("HTTP/1.1 101 ")
+    assert ws.accepted
+    peer.send("hello")
+    assert ws.receive() == "hello"
+
+
+def test_accept_after_does_nothing_once_answered(opened: Opener) -> None:
+    ws, peer = opened(accept=False, accept_after=0.03)
+    ws.accept_soon()
+    ws.answer("404 NOT FOUND")
+    ran: list[int] = []
+    later = Deadline(lambda: ran.append(1))
+    later.set(monotonic() + 0.1)
+    until(lambda: ran, "a later deadline")
+    assert not peer.has_data()
+    with pytest.raises(WebSocketError, match="404 NOT FOUND"):
+        ws.receive()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda ws: ws.receive(timeout=0),
+        lambda ws: ws.send("x"),
+        lambda ws: ws.ping(timeout=0),
+        lambda ws: ws.closed,
+        lambda ws: ws.close(),
+        lambda ws: ws.accept(),
+    ],
+)
+def test_any_first_use_completes_the_handshake(opened: Opener, use: Callable[[WebSocket], object]) -> None:
+    ws, peer = opened(accept=False)
+    settle()
+    assert not peer.has_data()
+    with suppress(TimeoutError):
+        use(ws)
+    assert peer.open().startswith("HTTP/1.1 101 ")
+
+
+def test_looking_at_it_is_no_use_of_it(opened: Opener) -> None:
+    ws, peer = opened(accept=False)
+    assert (ws.close_code, ws.close_reason, ws.path, ws.origin, ws.subprotocol) == (None, "", "/path", None, None)
+    assert (ws.latency, ws.opened_at, ws.bytes_sent, ws.bytes_received, ws.accepted) == (None, None, 0, 0, False)
+    assert (ws.remote_address, ws.version, bool(ws), {ws: 1}[ws]) == (None, "13", True, 1)
+    assert "not accepted" in repr(ws)
+    ws.user = "any attribute"  # type: ignore[attr-defined]
+    settle()
+    assert not peer.has_data()
+
+
+# Fairness: one pass serves one connection once
+
+
+FLOODS = {
+    "messages": masked(TEXT, b"x"),
+    "messages between pings": masked(TEXT, b"x") + ping_frame() * 15,
+    "pings": ping_frame(),
+    "pongs": pong_frame(),
+    "fragments": encode_frame(TEXT, b"x", fin=False, masking_key=bytes(4)) + masked(CONTINUATION, b"x"),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_a_flood_does_not_starve_another_connection(opened: Opener, flood: str) -> None:
+    flooded, attacker = opened(max_queue=16)
+    opened.spawn(echo, flooded)
+    piece = FLOODS[flood] * (60_000 // len(FLOODS[flood]))
+
+    def attack() -> None:
+        while True:
+            attacker.sock.sendall(piece)
+
+    def drain() -> None:
+        while attacker.sock.recv(1 << 20):
+            pass
+
+    opened.spawn(attack)
+    opened.spawn(drain)
+    ws, peer = opened()
+    opened.spawn(echo, ws)
+    received = flooded.bytes_received
+    worst = 0
+    with Passes() as passes:
+        for _ in range(30):
+            start = passes.count
+            peer.send("ping")
+            assert peer.receive() == "ping"
+            worst = max(worst, passes.count - start)
+    assert flooded.bytes_received - received > 60_000, "there was no flood"
+    assert worst <= 8
+
+
+@pytest.mark.parametrize("flood", ["messages", "messages between pings", "fragments"])
+def test_one_turn_serves_one_connection_once(opened: Opener, flood: str) -> None:
+    """Between two turns of the hub's callbacks at most a queue full of messages is handled."""
+    ws, peer = opened(max_queue=16)
+    handled = most = 0
+
+    def view() -> None:
+        nonlocal handled
+        for _ in ws:
+            handled += 1
+
+    running = True
+
+    def turn() -> None:
+        nonlocal handled, most
+        most = max(most, handled)
+        handled = 0
+        if running:
+            get_hub().loop.run_callback(turn)
+
+    opened.spawn(view)
+    settle()
+    turn()
+    piece = FLOODS[flood] * (60_000 // len(FLOODS[flood]))
+    sending = opened.spawn(peer.sock.sendall, piece * 3 + close_frame())
+    opened.spawn(lambda: peer.sock.recv(1 << 20))
+    until(lambda: ws.closed, "the end of the flood")
+    running = False
+    sending.join()
+    assert 0 < most <= 32
+
+
+def test_a_view_that_only_sends_lets_others_run(opened: Opener) -> None:
+    ws, peer = opened()
+    other = 0
+
+    def count() -> None:
+        nonlocal other
+        while True:
+            other += 1
+            gevent.sleep(0)
+
+    opened.spawn(count)
+    opened.spawn(lambda: list(iter(peer.receive, None)))
+    for _ in range(1000):
+        ws.send("x")
+    assert other >= 10
+
+
+def test_a_failure_message_names_what_was_wrong(opened: Opener) -> None:
+    ws, peer = opened(max_message_size=100)
+    peer.sock.sendall(bytes([FIN | TEXT, 0x80 | 126, 1, 0]) + bytes(4))
+    assert ws.receive() is None
+    assert (ws.close_code, ws.close_reason) == (1009, "message of at least 256 bytes, limit 100")
+    event = peer.receive()
+    assert event == Close(1009, "message of at least 256 bytes, limit 100")
+    assert not isinstance(event, Failure)
+
+
+def test_nothing_but_pongs_leaves_without_the_view(opened: Opener) -> None:
+    _, peer = opened()
+    peer.sock.sendall(masked(TEXT, b"x") + masked(PONG))
+    settle()
+    assert not peer.has_data()
