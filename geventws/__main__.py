@@ -18,10 +18,12 @@ import os
 import signal
 import ssl
 import stat
+import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import gevent
 from gevent import socket
@@ -41,59 +43,114 @@ class AppError(Exception):
 
 MISTAKES = (AppError, OSError, TypeError, ValueError)
 RELOAD_GRACE = 1.0  # seconds for the clients to take the Close before a restart
+RESTART = 3  # exit status by which Werkzeug's reloader asks for a new process
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"geventws: {message}; see python -m geventws --help\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status: 0, or 2 for a mistake in its use."""
-    parser = _parser()
-    chosen = parser.parse_args(arguments)
+    chosen = _parser().parse_args(arguments)
     logging.basicConfig(
         format="[%(asctime)s] [%(levelname)s] %(message)s", level=chosen.log_level.upper(), stream=sys.stderr
     )
-    if chosen.reload:
-        return _reload(chosen)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
-        return _serve(chosen)
+        options, tls = _options(chosen), _tls_context(chosen)
+        if chosen.reload:
+            return _reload(chosen, options, tls)
+        server = _start(chosen, options, tls)
     except MISTAKES as exc:
         print(f"geventws: {exc}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
+    _serve(server)
+    _remove_socket_file(chosen)
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m geventws", description="Serve a WSGI app and its WebSockets on gevent, without gunicorn."
+    parser = _Parser(
+        prog="python -m geventws",
+        description="Serve a WSGI app and its WebSockets on gevent, without gunicorn.",
+        allow_abbrev=False,
     )
     parser.add_argument("app", metavar="MODULE:APP", help="the WSGI app, such as app:app or app:create_app()")
     parser.add_argument(
-        "--bind", default="127.0.0.1:8000", metavar="ADDRESS", help="HOST:PORT or unix:PATH (default: %(default)s)"
+        "--bind",
+        default="127.0.0.1:8000",
+        metavar="ADDRESS",
+        help="where to listen: HOST:PORT or unix:PATH (default: %(default)s)",
     )
     parser.add_argument("--certfile", metavar="FILE", help="certificate chain in PEM: serve https and wss")
     parser.add_argument("--keyfile", metavar="FILE", help="private key in PEM, where certfile does not hold it")
     parser.add_argument("--reload", action="store_true", help="restart when the code changes, for development")
     parser.add_argument(
-        "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="(default: %(default)s)"
+        "--log-level",
+        default="info",
+        choices=["debug", "info", "warning", "error"],
+        help="least severity to log to stderr; debug shows each frame (default: %(default)s)",
     )
     parser.add_argument("--no-access-log", action="store_true", help="write no line for each request to stdout")
     parser.add_argument("--version", action="version", version=f"geventws {__version__}")
-    group = parser.add_argument_group("options of WebSockets (each also as GEVENTWS_NAME in the environment)")
+    group = parser.add_argument_group(
+        "options of WebSockets",
+        "Each may also come from the environment, such as GEVENTWS_PING_INTERVAL=10. SECONDS may be a fraction; "
+        "off switches a time off. A LIST is separated by commas or spaces.",
+    )
     for field in dataclasses.fields(Options):
         kind = field.metadata["kind"]
-        default = " ".join(field.default) if isinstance(field.default, tuple) else field.default
+        default = " ".join(field.default) or "none" if isinstance(field.default, tuple) else field.default
         group.add_argument(
-            f"--{field.name.replace('_', '-')}",
+            _flag(field),
             metavar={"bytes": "BYTES", "seconds": "SECONDS", "code": "CODE", "count": "N"}.get(kind, "LIST"),
-            help=field.metadata["help"] + (f" (default: {default})" if default not in (None, "") else ""),
+            help=field.metadata["help"] + (f" (default: {default})" if default is not None else ""),
         )
     return parser
 
 
+def _flag(field: dataclasses.Field[Any]) -> str:
+    return f"--{field.name.replace('_', '-')}"
+
+
 def _options(chosen: argparse.Namespace) -> Options:
     changes = {
-        field.name: parse(field, getattr(chosen, field.name), f"--{field.name.replace('_', '-')}")
+        field.name: parse(field, getattr(chosen, field.name), _flag(field))
         for field in dataclasses.fields(Options)
         if getattr(chosen, field.name) is not None
     }
     return Options.from_environ(os.environ).replace(**changes)
+
+
+def _tls_context(chosen: argparse.Namespace) -> ssl.SSLContext | None:
+    """Return the context for --certfile and --keyfile, None without them.
+
+    Raises OSError or ValueError naming the file.
+    """
+    certfile, keyfile = chosen.certfile, chosen.keyfile
+    if not certfile:
+        if keyfile:
+            raise ValueError("--keyfile needs --certfile too")
+        return None
+    for name in filter(None, (certfile, keyfile)):
+        try:
+            open(name).close()
+        except OSError as exc:
+            raise OSError(f"cannot read {name}: {exc.strerror}") from exc
+    context: ssl.SSLContext = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certfile, keyfile)
+    except ssl.SSLError as exc:
+        if keyfile:
+            why = f"{keyfile} is not the private key of {certfile}, or one of them is no PEM file"
+        else:
+            why = f"{certfile} is no PEM file with a certificate and its private key; give the key with --keyfile"
+        raise ValueError(f"{why} ({exc.reason or exc})") from exc
+    return context
 
 
 def load_app(name: str) -> Any:
@@ -101,30 +158,44 @@ def load_app(name: str) -> Any:
 
     Raises AppError saying what was tried and why it failed.
     """
-    module_name, _, attribute = name.partition(":")
-    attribute = attribute or "app"
+    module_name, colon, attribute = name.partition(":")
+    attribute = attribute if colon else "app"
     factory = attribute.endswith("()")
+    attribute = attribute.removesuffix("()")
+    if module_name.endswith(".py"):
+        hint = module_name.removesuffix(".py").replace("/", ".")
+        raise AppError(f"the app must be MODULE:APP, not a file; did you mean {hint}:{attribute}?")
+    if not attribute.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
+        raise AppError(f"the app must be MODULE:APP such as app:app or app:create_app(), not {name!r}")
     sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as exc:
         if exc.name is None or not (module_name + ".").startswith(exc.name + "."):
-            raise AppError(f"importing {module_name} failed: {exc}") from exc
+            raise AppError(f"importing {module_name} failed: {exc}{_where(exc)}") from exc
         raise AppError(f"there is no module {module_name} in {os.getcwd()} or on the Python path") from exc
-    except Exception as exc:
-        raise AppError(f"importing {module_name} failed: {type(exc).__name__}: {exc}") from exc
+    except (Exception, SystemExit) as exc:
+        raise AppError(f"importing {module_name} failed: {type(exc).__name__}: {exc}{_where(exc)}") from exc
     try:
-        app = getattr(module, attribute.removesuffix("()"))
+        app = getattr(module, attribute)
     except AttributeError:
-        raise AppError(f"module {module_name} has no attribute {attribute.removesuffix('()')}") from None
+        raise AppError(f"module {module_name} has no attribute {attribute}") from None
     if factory:
         try:
             app = app()
-        except Exception as exc:
-            raise AppError(f"calling {name} failed: {type(exc).__name__}: {exc}") from exc
+        except (Exception, SystemExit) as exc:
+            raise AppError(f"calling {name} failed: {type(exc).__name__}: {exc}{_where(exc)}") from exc
     if not callable(app):
         raise AppError(f"{name} is no WSGI app: it is {type(app).__name__}, which cannot be called")
     return app
+
+
+def _where(exc: BaseException) -> str:
+    """Return the file and line an exception comes from, where its text does not have them."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    if isinstance(exc, SyntaxError) or len(frames) < 2:
+        return ""
+    return f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})"
 
 
 def listen(address: str) -> Any:
@@ -136,11 +207,13 @@ def listen(address: str) -> Any:
     target: str | tuple[str, int]
     if address.startswith("unix:"):
         target = address.removeprefix("unix:")
+        if not target:
+            raise ValueError(f"--bind must be HOST:PORT or unix:PATH, not {address!r}")
         _remove_stale_socket(target)
         family = socket.AF_UNIX
     else:
         host, colon, port = address.rpartition(":")
-        if not colon or not port.isdigit() or int(port) > 65535:
+        if not colon or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
             raise ValueError(f"--bind must be HOST:PORT or unix:PATH, not {address!r}")
         host = host.strip("[]") or "0.0.0.0"
         family, target = socket.AF_INET6 if ":" in host else socket.AF_INET, (host, int(port))
@@ -166,42 +239,31 @@ def _remove_stale_socket(path: str) -> None:
                 os.unlink(path)
 
 
-def _serve(chosen: argparse.Namespace) -> int:
+def _remove_socket_file(chosen: argparse.Namespace) -> None:
+    if chosen.bind.startswith("unix:"):
+        with suppress(FileNotFoundError):
+            os.unlink(chosen.bind.removeprefix("unix:"))
+
+
+def _start(chosen: argparse.Namespace, options: Options, tls: ssl.SSLContext | None) -> WebSocketServer:
+    app = load_app(chosen.app)
+    listener = listen(chosen.bind)
+    access_log = None if chosen.no_access_log else sys.stdout
+    ssl_args = {"ssl_context": tls} if tls else {}
+    server = WebSocketServer(listener, app, options=options, spawn=Pool(), log=access_log, error_log=log, **ssl_args)
+    server.start()
+    log.info("geventws %s serves %s on %s", __version__, chosen.app, _url(chosen, listener))
+    return server
+
+
+def _serve(server: WebSocketServer) -> None:
     """Serve until SIGTERM or SIGINT."""
-    server = _start(chosen)
     stopped = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(number, stopped.set)
     stopped.wait()
     log.info("stopping")
     server.stop()
-    if chosen.bind.startswith("unix:"):
-        with suppress(FileNotFoundError):
-            os.unlink(chosen.bind.removeprefix("unix:"))
-    return 0
-
-
-def _start(chosen: argparse.Namespace) -> WebSocketServer:
-    if chosen.keyfile and not chosen.certfile:
-        raise ValueError("--keyfile needs --certfile too")
-    options = _options(chosen)
-    app = load_app(chosen.app)
-    tls = {"ssl_context": _tls_context(chosen.certfile, chosen.keyfile)} if chosen.certfile else {}
-    listener = listen(chosen.bind)
-    access_log = None if chosen.no_access_log else sys.stdout
-    server = WebSocketServer(listener, app, options=options, spawn=Pool(), log=access_log, error_log=log, **tls)
-    server.start()
-    log.info("geventws %s serves %s on %s", __version__, chosen.app, _url(chosen, listener))
-    return server
-
-
-def _tls_context(certfile: str, keyfile: str | None) -> ssl.SSLContext:
-    context: ssl.SSLContext = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(certfile, keyfile)
-    except OSError as exc:
-        raise OSError(f"cannot load certificate {certfile}: {exc.strerror or exc}") from exc
-    return context
 
 
 def _url(chosen: argparse.Namespace, listener: Any) -> str:
@@ -211,27 +273,56 @@ def _url(chosen: argparse.Namespace, listener: Any) -> str:
     return f"http{'s' if chosen.certfile else ''}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _reload(chosen: argparse.Namespace) -> int:
-    """Serve under Werkzeug's reloader: a child process serves, and leaves when the code has changed."""
+def _reload(chosen: argparse.Namespace, options: Options, tls: ssl.SSLContext | None) -> int:
+    """Serve in a child process under Werkzeug's reloader, which leaves when the code has changed."""
     try:
         from werkzeug._reloader import run_with_reloader
     except ImportError:
         print("geventws: --reload needs Werkzeug: pip install werkzeug", file=sys.stderr)
         return 2
-    servers: list[WebSocketServer] = []
+    if os.environ.get("WERKZEUG_RUN_MAIN") != "true":
+        return _supervise(chosen)
+    reloader, servers = gevent.getcurrent(), []
 
     def serve() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            gevent.signal_handler(number, gevent.kill, reloader, SystemExit(0))
         try:
-            servers.append(_start(chosen))
+            servers.append(_start(chosen, options, tls))
         except MISTAKES as exc:
             print(f"geventws: {exc}; waiting for a change", file=sys.stderr)
 
     try:
         run_with_reloader(serve)
     finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            gevent.signal_handler(number, log.debug, "already stopping")
         for server in servers:
             server.stop(timeout=RELOAD_GRACE)
     return 0
+
+
+def _supervise(chosen: argparse.Namespace) -> int:
+    """Run the child again each time it asks for it; hand it our signals, so that it can take leave of its clients."""
+    child: subprocess.Popen[bytes] | None = None
+    stopping = False
+
+    def stop() -> None:
+        nonlocal stopping
+        stopping = True
+        if child is not None:
+            child.terminate()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        gevent.signal_handler(number, stop)
+    status = RESTART
+    while status == RESTART and not stopping:
+        child = subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env={**os.environ, "WERKZEUG_RUN_MAIN": "true"})
+        if stopping:
+            child.terminate()
+        status = child.wait()
+    _remove_socket_file(chosen)
+    return 0 if stopping else max(status, 0)
 
 
 if __name__ == "__main__":

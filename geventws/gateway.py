@@ -131,7 +131,9 @@ class Gateway:
                 if isinstance(exc, SystemExit):
                     raise RuntimeError(f"view of {ws.path} called sys.exit({exc.code!r})") from exc
                 raise
-            if not isinstance(exc, gevent.GreenletExit):
+            if isinstance(exc, gevent.GreenletExit):
+                ws.cut(CloseCode.GOING_AWAY)  # killed, and who kills it does not wait
+            else:
                 failed = True
                 log.exception("%s %s view failed", ws.peer, printable(ws.path))
         if not ws.accepted:
@@ -177,14 +179,14 @@ class Gateway:
         self.begin_stop()
         end = monotonic() + within
         pause = 0.05  # seconds
+        batch = math.ceil(max(CLOSES_PER_SECOND, len(self.live) / (within / 2)) * pause)
         while self.live and monotonic() < end:
             waiting = [ws for ws in self.live if ws.accepted and not ws.closed]
-            batch = max(CLOSES_PER_SECOND * pause, len(waiting) * pause / (within / 2))
-            for ws in waiting[: math.ceil(batch)]:
+            for ws in waiting[:batch]:
                 ws.close(self.options.shutdown_code, "server restarting")
             self._idle.wait(min(pause, max(end - monotonic(), 0)))
         for greenlet in list(self.live.values()):
-            gevent.kill(greenlet, block=False)
+            gevent.kill(greenlet)
         self._idle.wait(0.5)
 
 

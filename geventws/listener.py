@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -14,6 +16,7 @@ import gevent
 log = logging.getLogger("geventws")
 
 TLS_HANDSHAKE_TIMEOUT = 10.0  # seconds
+OUTAGE = 60.0  # seconds without starving after which the next time is news
 RETRY = 0.1  # seconds between two tries to accept while there is no file descriptor for it
 
 _STARVED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -22,26 +25,22 @@ _STARVED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 class Listener:
     """Mixin for gevent.server.StreamServer."""
 
-    _starved = False
+    _starved_at = -math.inf  # by time.monotonic()
 
     def do_read(self) -> Any:
-        """Accept one connection; without a free file descriptor, log that once and try again later."""
+        """Accept one connection; without a free file descriptor, say so once a minute and try again soon."""
         server: Any = super()
         try:
-            accepted = server.do_read()
+            return server.do_read()
         except OSError as exc:
             if exc.errno not in _STARVED:
                 raise
-            if not self._starved:
-                self._starved = True
+            was_starved_at, self._starved_at = self._starved_at, monotonic()
+            if self._starved_at - was_starved_at > OUTAGE:
                 # In a greenlet: this is the hub, which must not wait for a log handler.
                 gevent.spawn_raw(log.error, "cannot accept connections: %s; raise the limit with ulimit -n", exc)
             self._accept_later()
             return None
-        if accepted and self._starved:
-            self._starved = False
-            gevent.spawn_raw(log.info, "accepting connections again")
-        return accepted
 
     def _accept_later(self: Any) -> None:
         self.stop_accepting()

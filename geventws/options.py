@@ -43,11 +43,11 @@ class Options:
     max_queue: int = _option(16, "count", "received messages that may wait for the view before the peer is held back")
     max_outbox: int = _option(1 << 20, "bytes", "data waiting to be sent above which send() waits for the peer")
     send_timeout: float | None = _option(
-        20.0, "seconds", "time without one byte taken by the peer after which it is given up", optional=True
+        20.0, "seconds", "give a peer up that takes no byte of what is sent for this long", optional=True
     )
     ping_interval: float | None = _option(20.0, "seconds", "time between keepalive pings", optional=True)
     ping_timeout: float | None = _option(
-        20.0, "seconds", "silence after a ping after which the peer is given up", optional=True
+        20.0, "seconds", "give a peer up that stays silent for this long after a ping", optional=True
     )
     close_timeout: float = _option(5.0, "seconds", "time the peer has to answer a Close")
     max_connections: int | None = _option(
@@ -117,7 +117,7 @@ def parse(field: dataclasses.Field[Any], text: str, name: str) -> Any:
         if str(exc).startswith(name):
             raise
         wanted = "a number of seconds" if kind == "seconds" else "a whole number"
-        raise ValueError(f"{name} must be {wanted}{_or_off(field, 'off')}, not {text!r}") from None
+        raise ValueError(f"{name} must be {wanted}{_or_off(field, name)}, not {text!r}") from None
 
 
 def check(field: dataclasses.Field[Any], value: Any, name: str) -> Any:
@@ -130,21 +130,22 @@ def check(field: dataclasses.Field[Any], value: Any, name: str) -> Any:
     is_number = isinstance(value, (int, float) if kind == "seconds" else int) and not isinstance(value, bool)
     if not is_number:
         wanted = "a number of seconds" if kind == "seconds" else "a whole number"
-        raise TypeError(f"{name} must be {wanted}{_or_off(field, 'None')}, not {value!r}")
+        raise TypeError(f"{name} must be {wanted}{_or_off(field, name)}, not {value!r}")
     if kind == "seconds":
         if not 0 < value < LONGEST:
             bound = f"less than {LONGEST:g}" if value > 0 else "more than 0"
-            raise ValueError(f"{name} must be {bound} seconds{_or_off(field, 'None')}, not {value!r}")
+            raise ValueError(f"{name} must be {bound} seconds{_or_off(field, name)}, not {value!r}")
         return float(value)
     if kind == "code" and not may_travel(value):
         raise ValueError(f"{name} must be a close code that may be sent, such as 1001, 1012 or 4000, not {value}")
     if value < 1:
-        raise ValueError(f"{name} must be at least 1{_or_off(field, 'None')}, not {value}")
+        raise ValueError(f"{name} must be at least 1{_or_off(field, name)}, not {value}")
     return int(value)
 
 
-def _or_off(field: dataclasses.Field[Any], word: str) -> str:
-    return f" or {word}" if field.metadata["optional"] else ""
+def _or_off(field: dataclasses.Field[Any], name: str) -> str:
+    """Return how to switch the option off: in Python None, in a variable or flag the word off."""
+    return f" or {'None' if name == field.name else 'off'}" if field.metadata["optional"] else ""
 
 
 def _check_list(kind: str, value: Any, name: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import io
 import os
 import re
 import socket
+import ssl
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -49,6 +50,8 @@ def _gateway(server: Any) -> Gateway:
 class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
     """For gevent.pywsgi.WSGIServer(..., handler_class=WebSocketHandler): adds wsgi.websocket to upgrade requests."""
 
+    # A client that leaves is no error: with TLS that is an end of file of its own kind.
+    ignored_socket_errors = (*pywsgi.WSGIHandler.ignored_socket_errors, ssl.SSL_ERROR_EOF)
     application: Any
     path: Any
 

@@ -295,9 +295,9 @@ class WebSocket:
         """
         transport = self._open_transport()
         was_closing = self._connection.state in (LOCAL_CLOSING, CLOSED) and not self._connection.has_failed
-        frame = self._connection.close(code, reason)
-        if was_closing:
+        if transport.broken or was_closing:
             return
+        frame = self._connection.close(code, reason)
         if self._debug:
             self._log(logging.DEBUG, "> close %s %s", self.close_code, printable(self.close_reason))
         self._deadline_in(self._options.close_timeout)
@@ -390,6 +390,12 @@ class WebSocket:
             self._wait_while(lambda: not transport.closed)
         finally:
             transport.abort()
+
+    def cut(self, code: int) -> None:
+        """Close, and close the socket without waiting for the peer or for what it did not take yet."""
+        transport = self._open_transport()
+        self.close(code)
+        transport.close()
 
     # Owner of the transport: the rest runs in hub callbacks
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import io
 import logging
 import os
+import sys
 from collections.abc import Iterable
 from functools import partial
+from time import monotonic
 from typing import Any, ClassVar
 
 import gevent
@@ -44,6 +46,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     options: ClassVar[dict[str, Any]] = {}
     wsgi: Any
+    gateway: Gateway | None = None
+    _stop_greenlet: gevent.Greenlet | None = None
 
     @classmethod
     def with_options(cls, **options: Any) -> type[Worker]:
@@ -57,11 +61,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
             options = Options.from_environ(os.environ).replace(**self.options)
         except (TypeError, ValueError) as exc:
             raise AppImportError(f"geventws: {exc}") from exc
+        self._servers: list[StreamServer] = []
+        self.gateway = Gateway(options)  # before the app: a signal may come while it is imported
         super().load_wsgi()
         self._app = self.wsgi
-        self._servers: list[StreamServer] = []
-        self._stop_greenlet: gevent.Greenlet | None = None
-        self.gateway = Gateway(options)
         expect_disconnects(self._app)
         self.wsgi = self._run_app
         logger = logging.getLogger("geventws")
@@ -91,6 +94,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             partial(self._on_accept, response, environ),
             partial(_leave_http, response, 0),
         )
+        assert self.gateway is not None
         body = self.gateway.run(self._app, environ, start_response, upgrade)
         ws = environ.get("wsgi.websocket")
         if ws is not None and ws.accepted:
@@ -120,14 +124,18 @@ class Worker(GeventWorker):  # type: ignore[misc]
         return float(max(self.cfg.graceful_timeout - KILL_MARGIN, 0.5))
 
     def _begin_stop(self, within: float) -> None:
-        if self._stop_greenlet is None:
+        if self._stop_greenlet is None and self.gateway is not None:
             self.gateway.begin_stop()
-            self._stop_greenlet = gevent.spawn(self._stop, within)
+            self._stop_greenlet = gevent.spawn(self._stop, self.gateway, within)
 
-    def _stop(self, within: float) -> None:
+    def _stop(self, gateway: Gateway, within: float) -> None:
+        end = monotonic() + within
         for server in self._servers:
             server.close()
-        self.gateway.stop(within)
+        gateway.stop(within)
+        for server in self._servers:
+            if not server.pool.join(max(end - monotonic(), 0)):
+                sys.exit(0)  # HTTP that hangs: gunicorn would kill the worker in a moment, with less ado
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM."""
@@ -141,8 +149,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         gevent.spawn(self._quit, sig, frame)
 
     def _quit(self, sig: int, frame: Any) -> None:
-        assert self._stop_greenlet is not None
-        self._stop_greenlet.join()
+        if self._stop_greenlet is not None:
+            self._stop_greenlet.join()
         super().handle_quit(sig, frame)
 
     def notify(self) -> None:

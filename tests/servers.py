@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import pytest
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection, unix_connect
 
 ROOT = Path(__file__).resolve().parent.parent
 FRONT_ENDS = ("worker", "server")
@@ -77,15 +77,21 @@ class Server:
         """Return the first match of pattern in the log."""
         return wait_for(lambda: re.search(pattern, self.log, re.MULTILINE), f"log line {pattern!r}", within)
 
-    def socket(self, timeout: float = DEADLINE) -> socket.socket:
-        """Return a connected socket, with TLS where the server has it."""
+    def socket(self, timeout: float = DEADLINE, tls_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> socket.socket:
+        """Return a connected socket, with TLS up to this version where the server has it."""
         if self._unix:
             sock = socket.socket(socket.AF_UNIX)
             sock.settimeout(timeout)
             sock.connect(self._unix)
         else:
             sock = socket.create_connection(("127.0.0.1", self.port), timeout)
-        return self.tls.wrap_socket(sock, server_hostname="localhost") if self.tls else sock
+        if not self.tls:
+            return sock
+        self.tls.maximum_version = tls_version
+        try:
+            return self.tls.wrap_socket(sock, server_hostname="localhost")
+        finally:
+            self.tls.maximum_version = ssl.TLSVersion.MAXIMUM_SUPPORTED
 
     def url(self, path: str) -> str:
         """Return the ws or wss URL of a path."""
@@ -94,16 +100,17 @@ class Server:
     def connect(self, path: str, **options: Any) -> ClientConnection:
         """Return a client of the websockets package, connected; it offers no compression unless told to."""
         options.setdefault("compression", None)
-        sock = self.socket()
+        # This client reads and writes in two threads, which the session tickets of TLS 1.3 make hang now and then.
+        sock = self.socket(tls_version=ssl.TLSVersion.TLSv1_2)
         sock.settimeout(None)
-        client: ClientConnection = connect(f"ws://localhost{path}", sock=sock, **options)
+        client: ClientConnection = unix_connect(uri=f"ws://localhost{path}", sock=sock, **options)
         return client
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> http.client.HTTPResponse:
         """Return the answer to a GET request, its body still unread."""
         connection = http.client.HTTPConnection("localhost")
         connection.sock = self.socket()
-        connection.request("GET", path, headers=headers or {})
+        connection.request("GET", path, headers={"Connection": "close", **(headers or {})})
         return connection.getresponse()
 
     def exchange(self, request: bytes) -> bytes:

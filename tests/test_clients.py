@@ -104,6 +104,10 @@ class Client(ABC):
 class Websockets(Client):
     def __init__(self, url: str, tls: ssl.SSLContext | None, authorities: Path) -> None:
         self._stack = ExitStack()
+        if tls:
+            # It reads and writes in two threads, which the session tickets of TLS 1.3 make hang now and then.
+            tls.maximum_version = ssl.TLSVersion.TLSv1_2
+            self._stack.callback(setattr, tls, "maximum_version", ssl.TLSVersion.MAXIMUM_SUPPORTED)
         self._ws = self._stack.enter_context(connect(url, ssl=tls, proxy=None, compression=None))
 
     def send(self, message: str | bytes) -> None:

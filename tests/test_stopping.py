@@ -1,0 +1,381 @@
+"""The end of a server: every signal, with peers that answer, peers that do not, and crowds."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection
+
+from .crowd import CLOSE, Crowd, allow_descriptors, frame, page
+from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, serve, upgrade_request, wait_for
+
+APP = "tests.apps_stopping:app"
+SIGNALS = [
+    ("worker", signal.SIGTERM),
+    ("worker", signal.SIGINT),
+    ("worker", signal.SIGQUIT),
+    ("server", signal.SIGTERM),
+    ("server", signal.SIGINT),
+]
+# The worker means to be gone 2 seconds before gunicorn kills it; the server gives twice close_timeout.
+SHORT = {"worker": ["--graceful-timeout", "4"], "server": ["--close-timeout", "1"]}
+SHORT_LIMIT = 4.0  # seconds
+
+UPGRADE_HEADERS = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version": "13",
+}
+
+
+def closing(ws: ClientConnection) -> tuple[int, str] | None:
+    """Return code and reason of the Close that ends this connection, None if it ends without."""
+    with pytest.raises(ConnectionClosed) as caught:
+        while True:
+            ws.recv(DEADLINE)
+    received = caught.value.rcvd
+    return (int(received.code), received.reason) if received else None
+
+
+def workers(server: Server) -> list[int]:
+    """Return the process ids of gunicorn's workers, in the order of their start."""
+    return [int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", server.log)]
+
+
+def assert_left_by_themselves(server: Server) -> None:
+    """No worker was killed: gunicorn's parting words of a worker are missing after SIGKILL."""
+    log = server.log
+    for pid in workers(server):
+        assert f"Worker exiting (pid: {pid})" in log
+    assert "SIGKILL" not in log
+    assert "Traceback" not in log
+
+
+def exit_status(server: Server) -> int:
+    """Wait for the end of a server that was told to stop, and return its exit status."""
+    wait_for(lambda: server.process.poll() is not None, "end of the server")
+    return server.process.returncode
+
+
+def kept_alive(server: Server) -> http.client.HTTPConnection:
+    """Return a connection on which one page was served already."""
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = server.socket()
+    connection.request("GET", "/")
+    response = connection.getresponse()
+    assert (response.status, response.read()) == (200, b"hello")
+    return connection
+
+
+@pytest.mark.parametrize(("front_end", "number"), SIGNALS)
+def test_live_connections_get_1012_and_the_server_leaves(tmp_path: Path, front_end: str, number: int) -> None:
+    with serve(APP, tmp_path, front_end=front_end) as server, ExitStack() as stack:
+        clients = [stack.enter_context(server.connect(path)) for path in ("/echo", "/environ", "/echo")]
+        for ws in clients:
+            ws.send("are you there")
+            assert ws.recv(DEADLINE) == "are you there"
+        begun = time.monotonic()
+        server.process.send_signal(number)
+        assert [closing(ws) for ws in clients] == [(1012, "server restarting")] * 3
+        assert time.monotonic() - begun < 2
+        assert exit_status(server) == 0
+        assert time.monotonic() - begun < 5  # of graceful_timeout's 30, or the server's 10
+        with pytest.raises(ConnectionRefusedError):
+            server.socket()
+        assert_left_by_themselves(server)
+
+
+@pytest.mark.parametrize(("front_end", "number"), SIGNALS)
+def test_silent_peers_and_sleeping_views_do_not_hold_it_up(tmp_path: Path, front_end: str, number: int) -> None:
+    with serve(APP, tmp_path, front_end=front_end, arguments=SHORT[front_end]) as server:
+        with server.socket() as unused, server.socket() as stalled, Crowd(server) as crowd:
+            unused.sendall(upgrade_request("/idle-unused"))
+            stalled.sendall(upgrade_request("/flood"))  # never reads: outbox and the kernel's buffers fill up
+            crowd.join("/echo", 3, answers_close=False)
+            crowd.join("/sleep", 2, answers_close=False)
+            crowd.join("/sleep", 2)
+            begun = time.monotonic()
+            server.process.send_signal(number)
+            crowd.wait(lambda: all(member.ended_at for member in crowd.members), "end of all", SHORT_LIMIT)
+            assert [member.close_code for member in crowd.members] == [1012] * 7
+            assert exit_status(server) == 0
+            assert time.monotonic() - begun < SHORT_LIMIT
+            assert_ends(unused)
+            assert_ends(stalled)
+        assert_left_by_themselves(server)
+
+
+def assert_ends(sock: socket.socket) -> None:
+    """Read what was sent, to the end of the stream or its reset."""
+    try:
+        while sock.recv(1 << 20):
+            pass
+    except ConnectionResetError:
+        pass
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_server_leaves_as_soon_as_the_last_peer_has_answered(tmp_path: Path, front_end: str) -> None:
+    with (
+        serve(APP, tmp_path, front_end=front_end, env={"GEVENTWS_CLOSE_TIMEOUT": "25"}) as server,
+        Crowd(server) as crowd,
+    ):
+        first, last = crowd.join("/echo", 2, answers_close=False)
+        server.process.send_signal(signal.SIGTERM)
+        crowd.wait(lambda: all(member.closed_at for member in crowd.members), "Close to each")
+        first.send(frame(CLOSE, b"\x03\xf4"))
+        crowd.wait(lambda: first.ended_at > 0, "end of the first")
+        assert server.process.poll() is None
+        assert not last.ended_at
+        last.send(frame(CLOSE, b"\x03\xf4"))
+        answered = time.monotonic()
+        crowd.wait(lambda: last.ended_at > 0, "end of the last")
+        assert exit_status(server) == 0
+        assert time.monotonic() - answered < 4
+        assert_left_by_themselves(server)
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_new_upgrades_get_503_while_it_stops(tmp_path: Path, front_end: str) -> None:
+    arguments = [*SHORT[front_end], *(["--keep-alive", "30"] if front_end == "worker" else [])]
+    with serve(APP, tmp_path, front_end=front_end, arguments=arguments) as server:
+        connection = kept_alive(server)
+        begun = server.socket()
+        head, tail = upgrade_request("/echo").split(b"\r\n", 1)
+        begun.sendall(head + b"\r\n")
+        with Crowd(server) as crowd:
+            (silent,) = crowd.join("/echo", answers_close=False)
+            server.process.send_signal(signal.SIGTERM)
+            crowd.wait(lambda: silent.closed_at > 0, "Close")
+            connection.request("GET", "/echo", headers=UPGRADE_HEADERS)
+            response = connection.getresponse()
+            assert (response.status, response.getheader("Retry-After")) == (503, "1")
+            assert response.getheader("Connection") == "close"
+            assert b"stopping" in response.read()
+            begun.sendall(tail)
+            with begun:
+                answer = begun.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+            assert b"\r\nRetry-After: 1\r\n" in answer
+            with pytest.raises(ConnectionRefusedError):
+                server.socket()
+            assert not silent.ended_at
+        connection.close()
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_handshake_completed_during_the_stop_gets_1012_too(tmp_path: Path, front_end: str) -> None:
+    with serve(APP, tmp_path, front_end=front_end) as server, Crowd(server) as crowd:
+        (other,) = crowd.join("/echo")
+        with ThreadPoolExecutor(1) as pool:
+            late = pool.submit(server.connect, "/late")
+            server.wait_for_log("late view begins")
+            server.process.send_signal(signal.SIGTERM)
+            crowd.wait(lambda: other.ended_at > 0, "end of the other")
+            with late.result() as ws:
+                assert closing(ws) == (1012, "server restarting")
+        assert exit_status(server) == 0
+        assert_left_by_themselves(server)
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_page_under_way_is_still_answered(tmp_path: Path, front_end: str) -> None:
+    with serve(APP, tmp_path, front_end=front_end) as server:
+        connection = http.client.HTTPConnection("localhost")
+        connection.sock = server.socket()
+        connection.request("GET", "/slow")
+        server.wait_for_log("slow page begins")
+        server.process.send_signal(signal.SIGTERM)
+        response = connection.getresponse()
+        assert (response.status, response.read()) == (200, b"slow page")
+        connection.close()
+        assert exit_status(server) == 0
+
+
+@pytest.mark.parametrize("page", ["/", "/hang"])
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_idle_or_hanging_http_does_not_get_it_killed(tmp_path: Path, front_end: str, page: str) -> None:
+    arguments = [*SHORT[front_end], *(["--keep-alive", "60"] if front_end == "worker" else [])]
+    with serve(APP, tmp_path, front_end=front_end, arguments=arguments) as server:
+        connection = kept_alive(server)
+        if page == "/hang":
+            connection.request("GET", page)
+            server.wait_for_log("hanging page begins")
+        begun = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - begun < SHORT_LIMIT + 0.5
+        connection.close()
+        assert_left_by_themselves(server)
+
+
+# Crowds
+
+
+def test_closes_are_spread_over_time(tmp_path: Path) -> None:
+    allow_descriptors(6000)
+    count = 2500
+    with serve(APP, tmp_path, front_end="worker") as server, Crowd(server) as crowd:
+        crowd.join("/echo", count)
+        server.process.send_signal(signal.SIGTERM)
+        crowd.wait(lambda: all(member.ended_at for member in crowd.members), "end of all", 25)
+        assert {member.close_code for member in crowd.members} == {1012}
+        times = sorted(member.closed_at for member in crowd.members)
+        in_one_second = max(sum(1 for t in times[i:] if t < times[i] + 1) for i in range(0, count, 50))
+        assert in_one_second < 1400
+        assert 1.5 < times[-1] - times[0] < 12
+        assert exit_status(server) == 0
+        assert_left_by_themselves(server)
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_more_closes_a_second_where_the_time_is_short(tmp_path: Path, front_end: str) -> None:
+    allow_descriptors(10000)
+    count = 4000
+    with serve(APP, tmp_path, front_end=front_end, arguments=SHORT[front_end]) as server:
+        with Crowd(server) as crowd:
+            crowd.join("/echo", count)
+            begun = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            crowd.wait(lambda: all(member.ended_at for member in crowd.members), "end of all", SHORT_LIMIT)
+            assert Counter(member.close_code for member in crowd.members) == {1012: count}
+        assert exit_status(server) == 0
+        assert time.monotonic() - begun < SHORT_LIMIT + 0.5
+        assert_left_by_themselves(server)
+
+
+# gunicorn's other ends of a worker
+
+
+def test_reload_moves_the_site_to_a_new_worker(tmp_path: Path) -> None:
+    with serve(APP, tmp_path, front_end="worker") as server:
+        with server.connect("/pid-echo") as ws, Crowd(server) as crowd:
+            crowd.join("/echo", answers_close=False)
+            (old,) = workers(server)
+            assert ws.recv(DEADLINE) == str(old)
+            server.process.send_signal(signal.SIGHUP)
+            assert closing(ws) == (1012, "server restarting")
+            new = wait_for(lambda: [pid for pid in workers(server) if pid != old], "a new worker")[0]
+            # The silent peer still holds the old worker, and nobody waits for that.
+            assert f"Worker exiting (pid: {old})" not in server.log
+            wait_for(lambda: page(server, "/pid") == str(new), "an answer of the new worker")
+            with server.connect("/pid-echo") as again:
+                assert again.recv(DEADLINE) == str(new)
+                again.send("still here")
+                assert again.recv(DEADLINE) == "still here"
+        server.wait_for_log(rf"Worker exiting \(pid: {old}\)")
+        assert server.stop() == 0
+        assert_left_by_themselves(server)
+
+
+def test_max_requests_ends_a_worker_with_open_websockets(tmp_path: Path) -> None:
+    with serve(APP, tmp_path, front_end="worker", arguments=["--max-requests", "3"]) as server, ExitStack() as stack:
+        clients = [stack.enter_context(server.connect("/pid-echo")) for _ in range(2)]
+        (old,) = workers(server)
+        assert [ws.recv(DEADLINE) for ws in clients] == [str(old)] * 2
+        assert page(server, "/pid") == str(old)  # the third
+        begun = time.monotonic()
+        assert [closing(ws) for ws in clients] == [(1012, "server restarting")] * 2
+        with server.connect("/pid-echo") as ws:  # waits in the listener's queue for the new worker
+            assert ws.recv(DEADLINE) != str(old)
+        assert time.monotonic() - begun < 8
+        assert server.stop() == 0
+        assert_left_by_themselves(server)
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(signal.SIGTERM, (1012, "server restarting")), (signal.SIGKILL, None)]
+)
+def test_other_worker_of_two_goes_on(tmp_path: Path, number: int, expected: tuple[int, str] | None) -> None:
+    with serve(APP, tmp_path, front_end="worker", arguments=["-w", "2"]) as server, ExitStack() as stack:
+        by_worker: dict[int, ClientConnection] = {}
+
+        def connect_to_both() -> bool:
+            ws = stack.enter_context(server.connect("/pid-echo"))
+            by_worker.setdefault(int(ws.recv(DEADLINE)), ws)
+            return len(by_worker) >= 2
+
+        wait_for(connect_to_both, "a WebSocket on each worker")
+        victim, other = by_worker
+        os.kill(victim, number)
+        assert closing(by_worker[victim]) == expected
+        by_worker[other].send("still here")
+        assert by_worker[other].recv(DEADLINE) == "still here"
+        # A signal that comes before a worker has its handlers is lost: the new one must be up.
+        wait_for(lambda: connect_to_both() and len(by_worker) == 3, "a WebSocket on a worker in the victim's place")
+        assert server.stop() == 0
+        assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_during_the_import_of_the_app_ends_the_worker(tmp_path: Path, number: int) -> None:
+    with serve("tests.apps_slow_start:app", tmp_path, front_end="worker") as server:
+        server.wait_for_log("import begins")
+        begun = time.monotonic()
+        assert server.stop(number) == 0
+        assert time.monotonic() - begun < 6
+        assert_left_by_themselves(server)
+
+
+# Recipes and options
+
+
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_preload_with_the_patch_in_the_configuration(tmp_path: Path, count: str) -> None:
+    (tmp_path / "gunicorn.conf.py").write_text("from gevent import monkey\n\nmonkey.patch_all()\n")
+    arguments = ["-c", str(tmp_path / "gunicorn.conf.py"), "--preload", "-w", count]
+    with serve(APP, tmp_path, front_end="worker", arguments=arguments) as server, ExitStack() as stack:
+        wait_for(lambda: len(workers(server)) == int(count), "start of all workers")
+        clients = [stack.enter_context(server.connect("/pid-echo")) for _ in range(6)]
+        for ws in clients:
+            assert int(ws.recv(DEADLINE)) in workers(server)
+            ws.send("preloaded")
+            assert ws.recv(DEADLINE) == "preloaded"
+        assert page(server) == "hello"
+        server.process.send_signal(signal.SIGTERM)
+        assert [closing(ws) for ws in clients] == [(1012, "server restarting")] * 6
+        assert exit_status(server) == 0
+        assert_left_by_themselves(server)
+        assert "Warning" not in server.log
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_shutdown_code_is_an_option_and_a_unix_socket_is_removed(tmp_path: Path, front_end: str) -> None:
+    env = {"GEVENTWS_SHUTDOWN_CODE": "1001"}
+    with serve(APP, tmp_path, front_end=front_end, unix=True, env=env) as server, server.connect("/echo") as ws:
+        server.process.send_signal(signal.SIGTERM)
+        assert closing(ws) == (1001, "server restarting")
+        assert exit_status(server) == 0
+        assert not (tmp_path / "server.sock").exists()
+        assert_left_by_themselves(server)
+
+
+def test_stop_of_a_server_object_closes_its_websockets(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.apps_stopping"]
+    server = Server(command, "127.0.0.1:0", None, tmp_path / "log", {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"})
+    try:
+        with server.connect("/pid-echo") as ws, server.connect("/sleep"):
+            assert ws.recv(DEADLINE) == str(server.process.pid)
+            begun = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            assert closing(ws) == (1012, "server restarting")
+            with pytest.raises(ConnectionRefusedError):
+                server.socket()
+            assert exit_status(server) == 0
+            assert 1.9 < time.monotonic() - begun < 4  # twice close_timeout, the time that the sleeping view has
+        server.wait_for_log(r"serve_forever\(\) has returned")
+        assert "Traceback" not in server.log
+    finally:
+        server.stop(signal.SIGKILL)
