@@ -6,10 +6,8 @@ server nor framework.
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
-import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from time import monotonic, time
@@ -21,9 +19,11 @@ from gevent.hub import Waiter
 
 from . import handshake
 from .connection import CLOSED, LOCAL_CLOSING, OPEN, REMOTE_CLOSING, Connection, Ping, Pong
+from .deadlines import Deadline
 from .errors import CloseCode, ConnectionClosed, WebSocketError
+from .keepalive import Keepalive
 from .options import Options
-from .transport import Deadline, Transport
+from .transport import Transport
 
 log = logging.getLogger("geventws")
 
@@ -33,17 +33,6 @@ FAREWELL = 1.0  # seconds
 SLOW_CLOSES = 12
 # Sends after which a view that never has to wait lets the other greenlets run.
 FAIR_SENDS = 64
-
-_ping_number = itertools.count(1)
-
-
-class _SentPing:
-    __slots__ = ("payload", "round_trip", "sent_at")
-
-    def __init__(self) -> None:
-        self.payload = next(_ping_number).to_bytes(8, "big")
-        self.sent_at = monotonic()
-        self.round_trip: float | None = None  # seconds, once it is answered
 
 
 class WebSocket:
@@ -60,17 +49,12 @@ class WebSocket:
         "_answered",
         "_closer",
         "_connection",
-        "_dead_at",
         "_debug",
         "_end_told",
         "_hub",
         "_keepalive",
-        "_keepalive_ping",
         "_opening",
         "_options",
-        "_ping_at",
-        "_pinged_at",
-        "_pings",
         "_queue",
         "_queued_bytes",
         "_reader",
@@ -79,7 +63,6 @@ class WebSocket:
         "_transport",
         "_waiters",
         "environ",
-        "latency",
         "messages_received",
         "messages_sent",
         "opened_at",
@@ -103,7 +86,6 @@ class WebSocket:
         self.environ = environ
         self.subprotocol: str | None = None
         self.opened_at: float | None = None  # seconds since the epoch
-        self.latency: float | None = None  # seconds, of the last answered ping
         self.messages_received = 0
         self.messages_sent = 0
         self._opening: Any = (sock, take_leftover, on_accept, request)  # until the handshake is complete
@@ -120,12 +102,9 @@ class WebSocket:
         self._slow_closes = 0  # close deadlines that passed
         self._resuming = False  # _take_in_more() will be called
         self._end_told = False
-        self._pings: dict[bytes, _SentPing] = {}  # by payload, those not answered yet
-        self._keepalive: Deadline | None = None
-        self._keepalive_ping = b""  # payload of the last one
+        self._keepalive: Keepalive | None = None
         self._acceptor: Deadline | None = None
         self._closer: Deadline | None = None
-        self._ping_at = self._dead_at = self._pinged_at = math.inf
 
     def __repr__(self) -> str:
         state = "not accepted" if self._transport is None else self._connection.state.value
@@ -164,10 +143,7 @@ class WebSocket:
         )
         self._opening = None
         transport.write(response)
-        if chosen.ping_interval is not None:
-            self._keepalive = Deadline(self._on_keepalive)
-            self._ping_at = monotonic() + chosen.ping_interval
-            self._keepalive.set(self._ping_at)
+        self._keepalive = Keepalive(self._connection, transport, chosen.ping_interval, chosen.ping_timeout)
         transport.start()
         # Only now: a Pong for an early Ping must come behind the 101.
         if leftover:
@@ -270,7 +246,8 @@ class WebSocket:
         transport = self._open_transport()
         if self._connection.state is not OPEN:
             raise self._closed_error()
-        ping = self._send_ping(transport)
+        assert self._keepalive is not None
+        ping = self._keepalive.send_ping()
         limit = _limit(timeout, "no pong")
         try:
             with limit:
@@ -282,7 +259,7 @@ class WebSocket:
             if ping.round_trip is None:
                 raise
         finally:
-            self._pings.pop(ping.payload, None)
+            self._keepalive.forget(ping.payload)
         if ping.round_trip is None:
             raise self._closed_error()
         return ping.round_trip
@@ -354,6 +331,11 @@ class WebSocket:
         return (host, int(self.environ.get("REMOTE_PORT") or 0)) if host else None
 
     @property
+    def latency(self) -> float | None:
+        """Seconds that the last answered ping took, the keepalive's or ping()'s; None before the first."""
+        return self._keepalive.latency if self._keepalive else None
+
+    @property
     def bytes_received(self) -> int:
         """Bytes received since the handshake, frames and control frames included."""
         return self._transport.bytes_received if self._transport else 0
@@ -416,7 +398,9 @@ class WebSocket:
             elif isinstance(event, Ping):
                 pinged = True
             elif isinstance(event, Pong):
-                self._take_pong(event.payload)
+                assert self._keepalive is not None
+                self._keepalive.take_pong(event.payload)
+                self._wake_waiters()
             else:
                 ending = True
         if pinged:
@@ -461,12 +445,6 @@ class WebSocket:
         else:
             self.close()
 
-    def _take_pong(self, payload: bytes) -> None:
-        ping = self._pings.pop(payload, None)
-        if ping is not None:
-            self.latency = ping.round_trip = monotonic() - ping.sent_at
-            self._wake_waiters()
-
     def eof_received(self) -> None:
         """The peer ended the byte stream; that is fine only behind a Close."""
         if self._connection.state is REMOTE_CLOSING or self._connection.has_failed:
@@ -485,45 +463,13 @@ class WebSocket:
     def connection_lost(self, reason: str) -> None:
         """The socket is closed."""
         self._connection.receive_eof(reason)
-        for deadline in (self._keepalive, self._closer):
-            if deadline is not None:
-                deadline.cancel()
+        for timed in (self._keepalive, self._closer):
+            if timed is not None:
+                timed.cancel()
         self._log(logging.INFO, "%s close %s %s", printable(self.path), self.close_code, printable(self.close_reason))
         self._wake_all()
 
     # Deadlines
-
-    def _on_keepalive(self) -> None:
-        """Send a ping, or give up a peer that was silent since the last one."""
-        transport, now = self._transport, monotonic()
-        assert transport is not None and self._keepalive is not None
-        if now >= self._dead_at:
-            # The hub may have been busy past the deadline: what the peer sent meanwhile counts.
-            transport.read_now()
-            if transport.closed:
-                return
-            if transport.last_received < self._pinged_at and transport.reading and not transport.blocked:
-                self._connection.receive_eof(f"no sign of life within {self._options.ping_timeout:g} s of a ping")
-                transport.abort()
-                return
-            self._dead_at = math.inf
-        if now >= self._ping_at:
-            assert self._options.ping_interval is not None
-            self._ping_at = now + self._options.ping_interval
-            # Behind unsent data a ping proves nothing; there send_timeout watches the peer.
-            if self._connection.state is OPEN and not transport.blocked:
-                self._pings.pop(self._keepalive_ping, None)
-                self._keepalive_ping = self._send_ping(transport).payload
-                if self._dead_at == math.inf and self._options.ping_timeout is not None:
-                    self._pinged_at = now
-                    self._dead_at = now + self._options.ping_timeout
-        self._keepalive.set(min(self._ping_at, self._dead_at))
-
-    def _send_ping(self, transport: Transport) -> _SentPing:
-        ping = _SentPing()
-        self._pings[ping.payload] = ping
-        transport.write(self._connection.encode_ping(ping.payload))
-        return ping
 
     def _deadline_in(self, seconds: float) -> None:
         if self._closer is None:

@@ -20,7 +20,9 @@ FLOORS = {
     "permessage_deflate": 2,
     "handshake": 3,
     "connection": 4,
+    "deadlines": 5,
     "transport": 5,
+    "keepalive": 6,
     "websocket": 6,
     "rooms": 7,
     "bus": 8,
@@ -34,7 +36,8 @@ FLOORS = {
     "__init__": 10,
 }
 # An option that is a close code asks errors which may travel; Python itself runs __init__ before __main__.
-NEIGHBOURS = {("options", "errors"), ("__main__", "__init__")}
+# Transport and WebSocket are each a floor of two files.
+NEIGHBOURS = {("options", "errors"), ("transport", "deadlines"), ("websocket", "keepalive"), ("__main__", "__init__")}
 
 LAST_PURE = 4
 GREENLETS_AND_CLOCKS = {"gevent", "socket", "select", "selectors", "ssl", "threading", "time", "asyncio"}

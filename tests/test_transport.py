@@ -21,7 +21,8 @@ import gevent.ssl
 import pytest
 from gevent import get_hub
 
-from geventws.transport import CORK_SIZE, Deadline, Transport
+from geventws.deadlines import Deadline
+from geventws.transport import CORK_SIZE, Transport
 
 from .pairs import Certificate, Passes, RecordingSocket, hold_hub, joined, living, reset, settle, until, watched_hub
 
@@ -180,9 +181,9 @@ def test_a_callback_that_fails_does_not_stop_other_deadlines(errors: Any) -> Non
 
 def _repair_clock() -> None:
     """Let the next deadline begin with a fresh clock, whatever this one suffered."""
-    from geventws import transport
+    from geventws import deadlines
 
-    transport._clocks.clear()
+    deadlines._clocks.clear()
 
 
 # Transport

@@ -23,9 +23,10 @@ import pytest
 from gevent import get_hub
 
 from geventws.connection import Close, Failure, Ping, Pong
+from geventws.deadlines import Deadline
 from geventws.errors import ConnectionClosed, WebSocketError
 from geventws.frames import CLOSE, CONTINUATION, FIN, PONG, TEXT, encode_frame
-from geventws.transport import Deadline, Transport
+from geventws.transport import Transport
 from geventws.websocket import FAREWELL, WebSocket
 
 from .pairs import (

@@ -1,0 +1,112 @@
+"""Keepalive: the pings of one connection, and what silence after them means.
+
+Knows Connection, Transport and the clock; knows no view.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from time import monotonic
+
+from .connection import OPEN, Connection
+from .deadlines import Deadline
+from .transport import Transport
+
+_number = itertools.count(1)
+
+
+class SentPing:
+    """A ping on its way; round_trip is seconds once its pong is there."""
+
+    __slots__ = ("payload", "round_trip", "sent_at")
+
+    def __init__(self) -> None:
+        self.payload = next(_number).to_bytes(8, "big")
+        self.sent_at = monotonic()
+        self.round_trip: float | None = None
+
+
+class Keepalive:
+    """Sends a ping each interval, and gives up a peer that is silent for timeout seconds after one.
+
+    Any byte received is a sign of life. A peer that is not read, or takes no data, is not judged:
+    max_queue and send_timeout watch those.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_dead_at",
+        "_deadline",
+        "_interval",
+        "_own",
+        "_ping_at",
+        "_pinged_at",
+        "_sent",
+        "_timeout",
+        "_transport",
+        "latency",
+    )
+
+    def __init__(
+        self, connection: Connection, transport: Transport, interval: float | None, timeout: float | None
+    ) -> None:
+        self.latency: float | None = None  # seconds, of the last ping that was answered
+        self._connection = connection
+        self._transport = transport
+        self._interval = interval
+        self._timeout = timeout
+        self._sent: dict[bytes, SentPing] = {}  # by payload, those not answered yet
+        self._own = b""  # payload of the last ping that no view asked for
+        self._pinged_at = self._dead_at = math.inf
+        self._ping_at = math.inf if interval is None else monotonic() + interval
+        self._deadline: Deadline | None = None
+        if interval is not None:
+            self._deadline = Deadline(self._on_deadline)
+            self._deadline.set(self._ping_at)
+
+    def send_ping(self) -> SentPing:
+        """Send a ping and return it; forget() it when nobody waits for its pong any more."""
+        ping = SentPing()
+        self._sent[ping.payload] = ping
+        self._transport.write(self._connection.encode_ping(ping.payload))
+        return ping
+
+    def forget(self, payload: bytes) -> None:
+        """Take no interest in this ping's pong any more."""
+        self._sent.pop(payload, None)
+
+    def take_pong(self, payload: bytes) -> None:
+        """Note a pong; one that answers no ping of ours means nothing (§5.5.3)."""
+        ping = self._sent.pop(payload, None)
+        if ping is not None:
+            self.latency = ping.round_trip = monotonic() - ping.sent_at
+
+    def cancel(self) -> None:
+        """Send no more pings."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def _on_deadline(self) -> None:
+        transport, now = self._transport, monotonic()
+        if now >= self._dead_at:
+            # The hub may have been busy past the deadline: what the peer sent meanwhile counts.
+            transport.read_now()
+            if transport.closed:
+                return
+            if transport.last_received < self._pinged_at and transport.reading and not transport.blocked:
+                self._connection.receive_eof(f"no sign of life within {self._timeout:g} s of a ping")
+                transport.abort()
+                return
+            self._dead_at = math.inf
+        if now >= self._ping_at and self._interval is not None:
+            self._ping_at = now + self._interval
+            # Behind unsent data a ping proves nothing.
+            if self._connection.state is OPEN and not transport.blocked:
+                self.forget(self._own)
+                self._own = self.send_ping().payload
+                if self._dead_at == math.inf and self._timeout is not None:
+                    self._pinged_at = now
+                    self._dead_at = now + self._timeout
+        if self._deadline is not None:
+            self._deadline.set(min(self._ping_at, self._dead_at))
