@@ -56,10 +56,10 @@ class WebSocket:
         "_opening",
         "_options",
         "_queue",
-        "_queued_bytes",
         "_reader",
         "_resuming",
         "_slow_closes",
+        "_taken_bytes",
         "_transport",
         "_waiters",
         "environ",
@@ -96,7 +96,7 @@ class WebSocket:
         self._answered = ""
         self._debug = False
         self._queue: deque[str | bytes] = deque()
-        self._queued_bytes = 0  # received since the queue was last empty
+        self._taken_bytes = 0  # what was received when the queue was last empty
         self._reader: Any = None
         self._waiters: list[Any] = []
         self._slow_closes = 0  # close deadlines that passed
@@ -186,7 +186,7 @@ class WebSocket:
             message = self._queue.popleft()
             if not self._queue and not transport.reading:
                 # Not only when the view waits next: it may sleep, and pings are to be answered meanwhile.
-                self._queued_bytes = 0
+                self._taken_bytes = transport.bytes_received
                 self._go_on_reading()
             return message
         if self._end_told:
@@ -223,7 +223,7 @@ class WebSocket:
         if transport.congested:  # a view that gives up waiting each time must not fill the memory either
             self._wait_while(lambda: transport.congested and connection.may_send)
         frame = connection.encode_message(message, binary)
-        transport.write(frame, more=connection.limited or bool(self._queue))
+        transport.write(frame, more=True if self._queue else connection.limited)
         self.messages_sent += 1
         if self._debug:
             self._log(logging.DEBUG, "> %s", _describe(message))
@@ -385,16 +385,16 @@ class WebSocket:
         """Take in bytes: answer control frames, queue messages, wake the reader."""
         connection, transport = self._connection, self._transport
         assert transport is not None
+        queue = self._queue
+        waiting = len(queue)
         is_open = connection.state is OPEN
         pinged = ending = False
-        for event in connection.receive_data(data, max(self._options.max_queue - len(self._queue), 1)):
+        for event in connection.receive_data(data, max(self._options.max_queue - waiting, 1)):
             if self._debug:
                 self._log(logging.DEBUG, "< %s", _describe(event))
             if isinstance(event, (str, bytes)):
                 if is_open:
-                    self._queue.append(event)
-                    self._queued_bytes += len(event) if event.isascii() else len(_utf8(event))
-                    self.messages_received += 1
+                    queue.append(event)
             elif isinstance(event, Ping):
                 pinged = True
             elif isinstance(event, Pong):
@@ -403,6 +403,7 @@ class WebSocket:
                 self._wake_waiters()
             else:
                 ending = True
+        self.messages_received += len(queue) - waiting
         if pinged:
             transport.write(connection.take_pongs(latest_only=transport.blocked), more=True)
         if ending:
@@ -415,9 +416,11 @@ class WebSocket:
             self._wake_reader()
 
     def _is_full(self) -> bool:
-        return self._connection.state is OPEN and (
-            len(self._queue) >= self._options.max_queue or self._queued_bytes >= self._options.max_message_size
-        )
+        if not self._queue or self._transport is None or self._connection.state is not OPEN:
+            return False
+        options = self._options
+        waiting_bytes = self._transport.bytes_received - self._taken_bytes
+        return len(self._queue) >= options.max_queue or waiting_bytes >= options.max_message_size
 
     def _go_on_reading(self) -> None:
         """Take in the bytes that were left for later, once others had their turn, or read on."""
@@ -498,7 +501,7 @@ class WebSocket:
         if connection.state is REMOTE_CLOSING or connection.has_failed:
             self.close()
         while not self._queue and connection.state is OPEN:
-            self._queued_bytes = 0
+            self._taken_bytes = transport.bytes_received
             self._go_on_reading()
             self._reader = waiter = Waiter(self._hub)
             try:
@@ -559,10 +562,6 @@ class WebSocket:
 def printable(text: str) -> str:
     """Return text as it may stand in a log: a peer's line breaks and escape sequences are shown, not obeyed."""
     return text if text.isprintable() else repr(text)
-
-
-def _utf8(message: str | bytes) -> bytes:
-    return message.encode() if isinstance(message, str) else message
 
 
 def _limit(seconds: float | None, what: str) -> gevent.Timeout:
