@@ -131,8 +131,10 @@ class Gateway:
                 if isinstance(exc, SystemExit):
                     raise RuntimeError(f"view of {ws.path} called sys.exit({exc.code!r})") from exc
                 raise
-            if isinstance(exc, gevent.GreenletExit):
+            if isinstance(exc, (gevent.GreenletExit, KeyboardInterrupt)):
                 ws.cut(CloseCode.GOING_AWAY)  # killed, and who kills it does not wait
+                if isinstance(exc, KeyboardInterrupt):
+                    raise  # it means the whole program
             else:
                 failed = True
                 log.exception("%s %s view failed", ws.peer, printable(ws.path))

@@ -82,7 +82,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         return server
 
     def _run_app(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        if not handshake.wants_websocket(environ):
+        # HTTP/2 has no Upgrade.
+        if not handshake.wants_websocket(environ) or not environ["SERVER_PROTOCOL"].startswith("HTTP/1"):
             return self._app(environ, start_response)  # type: ignore[no-any-return]
         response = start_response.__self__  # type: ignore[attr-defined]
         # Whatever the answer: the next bytes on this connection may be no HTTP.
@@ -91,7 +92,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         upgrade = Upgrade(
             response.sock,
             partial(_take_leftover, response.req.unreader),
-            partial(self._on_accept, response, environ),
+            partial(self._on_accept, response, environ, gevent.getcurrent()),
             partial(_leave_http, response, 0),
         )
         assert self.gateway is not None
@@ -101,11 +102,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
             response.sent = ws.bytes_sent
         return body
 
-    def _on_accept(self, response: Any, environ: dict[str, Any], size: int) -> None:
+    def _on_accept(self, response: Any, environ: dict[str, Any], greenlet: gevent.Greenlet, size: int) -> None:
         _leave_http(response, size)
         environ["wsgi.input"] = io.BytesIO()
         # A WebSocket holds none of worker_connections: idle ones must not stop the site's HTTP.
-        greenlet = gevent.getcurrent()
         for server in self._servers:
             if greenlet in server.pool:
                 server.pool.discard(greenlet)

@@ -140,6 +140,13 @@ def two_greenlets_use_it_at_once(ws: geventws.WebSocket) -> None:
     ws.send(f"got {message!r}")
 
 
+@sockets.route("/accepted-by-another")
+def accepted_by_another_greenlet(ws: geventws.WebSocket) -> None:
+    gevent.spawn(ws.accept).join()
+    for message in ws:
+        ws.send(message)
+
+
 @sockets.route("/about")
 def about(ws: geventws.WebSocket) -> None:
     ws.accept()

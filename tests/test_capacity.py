@@ -82,12 +82,13 @@ def test_1500_open_websockets_leave_http_served_at_once(tmp_path: Path, front_en
         assert not any(member.ended_at for member in crowd.members)
 
 
-def test_websocket_holds_no_slot_of_worker_connections(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["/echo", "/accepted-by-another"])
+def test_websocket_holds_no_slot_of_worker_connections(tmp_path: Path, path: str) -> None:
     with (
         serve(APP, tmp_path, front_end="worker", arguments=["--worker-connections", "10"]) as server,
         Crowd(server) as crowd,
     ):
-        crowd.join("/echo", 50)
+        crowd.join(path, 50)
         echo_once(crowd)
         assert longest_answer(server, 20) < 1
 
