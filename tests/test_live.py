@@ -593,7 +593,7 @@ def test_a_broken_rule_ends_the_connection_with_its_code(server: Server, name: s
 # path: close code, what the log holds exactly once where the view failed
 VIEW_ENDS = {
     "/return": (1000, None),
-    "/greenlet-exit": (1000, None),
+    "/greenlet-exit": (1001, None),
     "/raise": (1011, "KeyError: 'in a plain view'"),
     "/raise-sockets": (1011, "KeyError: 'in a Sockets view'"),
     "/raise-middle": (1011, "KeyError: 'behind much data'"),
