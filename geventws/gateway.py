@@ -26,6 +26,7 @@ from .websocket import WebSocket, printable
 
 log = logging.getLogger("geventws")
 
+KILLED_GRACE = 0.3  # seconds for the peer of a killed view to take the Close: who kills does not wait long
 CLOSES_PER_SECOND = 1000  # at shutdown, so that the clients' return does not come as one wave
 
 ORIGIN_HINT = (
@@ -132,7 +133,7 @@ class Gateway:
                     raise RuntimeError(f"view of {ws.path} called sys.exit({exc.code!r})") from exc
                 raise
             if isinstance(exc, (gevent.GreenletExit, KeyboardInterrupt)):
-                ws.cut(CloseCode.GOING_AWAY)  # killed, and who kills it does not wait
+                ws.finish(CloseCode.GOING_AWAY, within=KILLED_GRACE)
                 if isinstance(exc, KeyboardInterrupt):
                     raise  # it means the whole program
             else:

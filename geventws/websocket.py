@@ -364,20 +364,18 @@ class WebSocket:
         if self._acceptor is not None:
             self._acceptor.cancel()
 
-    def finish(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """Close, and wait until the socket is closed: close_timeout at most, once the peer took what was sent."""
+    def finish(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "", *, within: float | None = None) -> None:
+        """Close, and wait until the socket is closed: close_timeout at most, once the peer took what was sent.
+
+        within is seconds after which the peer is waited for no longer.
+        """
         transport = self._open_transport()
         try:
             self.close(code, reason)
-            self._wait_while(lambda: not transport.closed)
+            with gevent.Timeout(within, False):
+                self._wait_while(lambda: not transport.closed)
         finally:
             transport.abort()
-
-    def cut(self, code: int) -> None:
-        """Close, and close the socket without waiting for the peer or for what it did not take yet."""
-        transport = self._open_transport()
-        self.close(code)
-        transport.close()
 
     # Owner of the transport: the rest runs in hub callbacks
 
