@@ -67,12 +67,16 @@ class MessageTooBig(ProtocolError):
 
 
 class ConnectionClosed(WebSocketError):
-    """The connection has ended: code and reason say how (1006: without a Close frame)."""
+    """The connection has ended: code and reason say how (1006: without a Close frame).
+
+    websocket is the WebSocket whose connection it was: a view's own, or one that it sends to as well.
+    """
 
     def __init__(self, code: int, reason: str = "") -> None:
         super().__init__(f"connection closed with code {code}" + (f": {reason}" if reason else ""))
         self.code = code
         self.reason = reason
+        self.websocket: object = None
 
 
 # RuntimeError too: gunicorn prints such an error of a worker class in one line.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from .errors import ConnectionClosed, MissingPackage
@@ -28,53 +27,63 @@ class Sockets:
     """
 
     def __init__(self, app: Flask | Blueprint | None = None) -> None:
-        self._app: Flask | Blueprint | None = None
-        self._waiting: list[tuple[str, str, Callable[..., Any], dict[str, Any]]] = []
+        self._apps: list[Flask | Blueprint] = []
+        self._routes: list[tuple[str, str, Callable[..., Any], dict[str, Any]]] = []
+        self._wrapped: dict[Callable[..., Any], Callable[..., Any]] = {}
         if app is not None:
             self.init_app(app)
 
     def init_app(self, app: Flask | Blueprint) -> None:
-        """Add the routes declared so far, and later ones as they come, to app."""
-        self._app = app
-        for route in self._waiting:
-            self._add(app, *route)
-        self._waiting.clear()
+        """Add all routes to app: those declared so far, and later ones as they come."""
+        self._apps.append(app)
+        for route in self._routes:
+            _add(app, *route)
 
     def route(self, rule: str, *, endpoint: str | None = None, **rule_options: Any) -> Callable[[View], View]:
         """Declare a view that talks WebSocket: it gets the WebSocket first, then the URL's parameters.
 
-        It returns nothing; when it ends, so does the connection, and ConnectionClosed is an end like
-        others. A plain GET is answered with 426. rule_options are those of Flask's own route().
+        It returns nothing; when it ends, so does the connection, and ConnectionClosed of its own is an end
+        like others. A plain GET is answered with 426. rule_options are those of Flask's own route().
         """
+        if "methods" in rule_options or "websocket" in rule_options:
+            raise TypeError("a Sockets route is always GET and websocket=True; leave methods and websocket out")
 
         def decorate(view: View) -> View:
-            route = (rule, endpoint or view.__name__, view, rule_options)
-            if self._app is None:
-                self._waiting.append(route)
-            else:
-                self._add(self._app, *route)
+            run = self._wrapped.setdefault(view, _wrap(view))
+            route = (rule, endpoint or view.__name__, run, rule_options)
+            self._routes.append(route)
+            for app in self._apps:
+                _add(app, *route)
             return view
 
         return decorate
 
-    def _add(
-        self, app: Flask | Blueprint, rule: str, endpoint: str, view: Callable[..., Any], rule_options: dict[str, Any]
-    ) -> None:
-        @functools.wraps(view)
-        def run(**parameters: Any) -> Any:
-            ws = _websocket()
-            ws.accept_soon()
-            answer = None
-            with suppress(ConnectionClosed):
-                answer = view(ws, **parameters)
-            if answer is not None and not ws.accepted:
-                return answer  # a refusal, or any other answer in HTTP
-            if not ws.accepted:
-                ws.accept()
-            return Response()  # which the gateway throws away: the WebSocket was the answer
 
-        app.add_url_rule(rule, endpoint, run, methods=["GET"], websocket=True, **rule_options)
-        app.add_url_rule(rule, f"{endpoint}_needs_upgrade", _needs_upgrade, methods=["GET"], **rule_options)
+def _add(
+    app: Flask | Blueprint, rule: str, endpoint: str, run: Callable[..., Any], rule_options: dict[str, Any]
+) -> None:
+    app.add_url_rule(rule, endpoint, run, methods=["GET"], websocket=True, **rule_options)
+    app.add_url_rule(rule, f"{endpoint}_needs_upgrade", _needs_upgrade, methods=["GET"], **rule_options)
+
+
+def _wrap(view: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(view)
+    def run(**parameters: Any) -> Any:
+        ws = _websocket()
+        ws.accept_soon()
+        answer = None
+        try:
+            answer = view(ws, **parameters)
+        except ConnectionClosed as exc:
+            if exc.websocket is not ws:
+                raise
+        if answer is not None and not ws.accepted:
+            return answer  # a refusal, or any other answer in HTTP
+        if not ws.accepted:
+            ws.accept()
+        return Response()  # which the gateway throws away: the WebSocket was the answer
+
+    return run
 
 
 def _websocket() -> WebSocket:
@@ -83,7 +92,7 @@ def _websocket() -> WebSocket:
         server = request.environ.get("SERVER_SOFTWARE", "this server")
         raise RuntimeError(
             f"{server} gives no WebSocket: run the app with `gunicorn -k geventws.Worker module:app` "
-            "or `python -m geventws module:app`"
+            "or `python -m geventws module:app`, and in tests with geventws.WebSocketServer on port 0"
         )
     assert isinstance(ws, WebSocket)
     return ws

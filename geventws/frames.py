@@ -146,6 +146,8 @@ def close_payload(code: int, reason: str = "") -> bytes:
     The reason is cut between characters to fit 123 bytes. Raises ValueError for a code that never
     travels, such as 1006. Source: RFC 6455 §5.5.1, §7.4.
     """
+    if not isinstance(code, int) or not isinstance(reason, str):
+        raise TypeError(f"a Close has a number and a string, not {code!r} and {reason!r}")
     if not may_travel(code):
         raise ValueError(f"close code {code} may not be sent; use 1000 to 1003, 1007 to 1014 or 3000 to 4999")
     cut = reason.encode()[:MAX_CLOSE_REASON].decode(errors="ignore")

@@ -110,6 +110,8 @@ class Gateway:
             if ws.accepted:
                 # Too late for HTTP. A framework that caught the view's exception shows it by its 500.
                 failed = status.startswith("5")
+                if status.startswith("4"):
+                    log.warning("%s %s answered %s after the handshake, too late", ws.peer, printable(ws.path), status)
                 return _discard
             answer = status
             self._explain_mismatch(status, environ)
@@ -123,16 +125,15 @@ class Gateway:
                 body = _Body(body)  # an app that is a generator runs only now, up to its first bytes
         except StopIteration:
             pass  # how flask-sock tells gunicorn that it used the raw socket itself
-        except ConnectionClosed:
-            if not ws.accepted:
-                raise
         except BaseException as exc:
-            if not ws.accepted:
+            if isinstance(exc, ConnectionClosed) and exc.websocket is ws:
+                pass  # a normal end
+            elif not ws.accepted:
                 ws.answer("500 Internal Server Error")
                 if isinstance(exc, SystemExit):
                     raise RuntimeError(f"view of {ws.path} called sys.exit({exc.code!r})") from exc
                 raise
-            if isinstance(exc, (gevent.GreenletExit, KeyboardInterrupt)):
+            elif isinstance(exc, (gevent.GreenletExit, KeyboardInterrupt)):
                 ws.finish(CloseCode.GOING_AWAY, within=KILLED_GRACE)
                 if isinstance(exc, KeyboardInterrupt):
                     raise  # it means the whole program
@@ -168,6 +169,28 @@ class Gateway:
                 printable(environ["PATH_INFO"]),
             )
 
+    def expect_disconnects(self, app: Any) -> None:
+        """Have a Flask app take ConnectionClosed for the normal end that it is, of a view's own WebSocket.
+
+        Flask logs what leaves a view as an error unless a handler is registered for it. The app may stand
+        behind WSGI middleware that keeps it in the usual attribute.
+        """
+        for _ in range(10):
+            if hasattr(app, "register_error_handler"):
+                break
+            app = getattr(app, "app", None) or getattr(app, "wsgi_app", None)
+        else:
+            return
+
+        def end(exc: ConnectionClosed) -> str:
+            if self.live.get(exc.websocket) is not gevent.getcurrent():  # type: ignore[call-overload]
+                raise exc  # another's: the view that sent to it should have caught that
+            return ""
+
+        if ConnectionClosed not in app.error_handler_spec[None][None]:
+            with suppress(AssertionError):  # Flask refuses once the app has served a request
+                app.register_error_handler(ConnectionClosed, end)
+
     # The end of all
 
     def begin_stop(self) -> None:
@@ -198,8 +221,12 @@ class _Body:
 
     def __init__(self, body: Iterable[bytes]) -> None:
         self._body = body
-        self._rest = iter(body)
-        self._first = next(self._rest, b"")
+        try:
+            self._rest = iter(body)
+            self._first = next(self._rest, b"")
+        except BaseException:
+            self.close()
+            raise
 
     def __iter__(self) -> Iterator[bytes]:
         return chain((self._first,), self._rest)
@@ -210,16 +237,6 @@ class _Body:
 
 def _discard(data: bytes = b"") -> None:
     pass
-
-
-def expect_disconnects(app: Any) -> None:
-    """Have a Flask app take ConnectionClosed for the normal end of a view that it is.
-
-    Flask logs what leaves a view as an error unless a handler is registered for it.
-    """
-    if hasattr(app, "register_error_handler") and hasattr(app, "error_handler_spec"):
-        with suppress(AssertionError):  # Flask refuses once the app has served a request
-            app.register_error_handler(ConnectionClosed, lambda exc: "")
 
 
 def _refuse(error: HandshakeError, start_response: StartResponse, method: str) -> list[bytes]:

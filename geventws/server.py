@@ -21,9 +21,10 @@ import gevent
 from gevent import pywsgi
 
 from . import handshake
-from .gateway import Application, Gateway, StartResponse, Upgrade, expect_disconnects
+from .gateway import Application, Gateway, StartResponse, Upgrade
 from .listener import Listener
 from .options import Options
+from .websocket import printable
 
 MAX_HEADER_LINE = 8190  # bytes
 MAX_HEADERS = 100
@@ -43,7 +44,7 @@ def _gateway(server: Any) -> Gateway:
     gateway = _gateways.get(server)
     if gateway is None:
         gateway = _gateways[server] = Gateway(Options.from_environ(os.environ))
-        expect_disconnects(server.application)
+        gateway.expect_disconnects(server.application)
     return gateway
 
 
@@ -183,7 +184,7 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         duration = max(self.time_finish - self.time_start, 0)
         return (
             f"{(address[0] if isinstance(address, tuple) else '') or '-'} - - [{started}] "
-            f'"{self.requestline or ""}" {status} {self.response_length or "-"} {duration:.6f}'
+            f'"{printable(self.requestline or "")}" {status} {self.response_length or "-"} {duration:.6f}'
         )
 
 
@@ -209,8 +210,8 @@ class WebSocketServer(Listener, pywsgi.WSGIServer):  # type: ignore[misc]
         super().__init__(listener, application, *args, **kwargs)
         self.waiting_handlers: set[WebSocketHandler] = set()
         self.is_stopping = False
-        expect_disconnects(application)
         self.gateway = _gateways[self] = Gateway(options)
+        self.gateway.expect_disconnects(application)
 
     def stop(self, timeout: float | None = None) -> None:
         """Close the listener, idle connections and all WebSockets (shutdown_code), then stop as WSGIServer does.

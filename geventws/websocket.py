@@ -38,8 +38,9 @@ FAIR_SENDS = 64
 class WebSocket:
     """A WebSocket as the view sees it, in environ["wsgi.websocket"].
 
-    Any greenlet of the hub's thread may call any method at any time. Nothing is sent before the first
-    use: until then the view may still answer with plain HTTP. Any attribute may be set on it.
+    Any greenlet of the hub's thread may call any method at any time, but only one may wait in receive().
+    Nothing is sent before the first use: until then the view may still answer with plain HTTP. Any
+    attribute may be set on it.
     """
 
     __slots__ = (
@@ -210,7 +211,10 @@ class WebSocket:
         Raises ValueError for a message that is not JSON.
         """
         message = self.receive(timeout)
-        return None if message is None else json.loads(message)
+        try:
+            return None if message is None else json.loads(message)
+        except RecursionError as exc:
+            raise ValueError("JSON is nested too deeply") from exc
 
     def send(self, message: str | bytes | bytearray | memoryview, binary: bool | None = None) -> None:
         """Send str as a text message, bytes-like as a binary one; binary=True or False decides otherwise.
@@ -222,7 +226,11 @@ class WebSocket:
         connection = self._connection
         if transport.congested:  # a view that gives up waiting each time must not fill the memory either
             self._wait_while(lambda: transport.congested and connection.may_send)
-        frame = connection.encode_message(message, binary)
+        try:
+            frame = connection.encode_message(message, binary)
+        except ConnectionClosed as exc:
+            exc.websocket = self
+            raise
         transport.write(frame, more=True if self._queue else connection.limited)
         self.messages_sent += 1
         if self._debug:
@@ -554,7 +562,9 @@ class WebSocket:
             log.log(level, "%s " + line, self.peer, *values)
 
     def _closed_error(self) -> ConnectionClosed:
-        return ConnectionClosed(self.close_code or CloseCode.ABNORMAL_CLOSURE, self.close_reason)
+        error = ConnectionClosed(self.close_code or CloseCode.ABNORMAL_CLOSURE, self.close_reason)
+        error.websocket = self
+        return error
 
 
 def printable(text: str) -> str:

@@ -19,7 +19,7 @@ from gevent.server import StreamServer
 
 from . import handshake
 from .errors import MissingPackage
-from .gateway import Gateway, StartResponse, Upgrade, expect_disconnects
+from .gateway import Gateway, StartResponse, Upgrade
 from .listener import Listener
 from .options import Options
 
@@ -65,7 +65,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self.gateway = Gateway(options)  # before the app: a signal may come while it is imported
         super().load_wsgi()
         self._app = self.wsgi
-        expect_disconnects(self._app)
+        self.gateway.expect_disconnects(self._app)
         self.wsgi = self._run_app
         logger = logging.getLogger("geventws")
         if not logger.hasHandlers():  # the app chose no place for it
@@ -130,6 +130,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def _stop(self, gateway: Gateway, within: float) -> None:
         end = monotonic() + within
+        for server in self._servers:
+            server.stop_accepting()
+        gevent.sleep(0)  # what was accepted in this pass still asks the listener for its name
         for server in self._servers:
             server.close()
         gateway.stop(within)

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
+
+from geventws import WebSocket
+from geventws.flask import Sockets
+
+from .servers import DEADLINE, FRONT_ENDS, Server, serve
+
+
+@pytest.fixture(scope="module", params=FRONT_ENDS)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serve("tests.apps_flask:wrapped", tmp_path_factory.mktemp("server"), front_end=request.param) as server:
+        yield server
+
+
+def rules(app: Flask) -> list[str]:
+    return sorted(str(rule) for rule in app.url_map.iter_rules() if rule.websocket)
+
+
+def view(ws: WebSocket) -> None:
+    pass
+
+
+def test_each_app_of_a_factory_gets_the_routes_before_and_after() -> None:
+    sockets = Sockets()
+    sockets.route("/early")(view)
+    apps = [Flask("one"), Flask("two")]
+    for app in apps:
+        sockets.init_app(app)
+    sockets.route("/late", endpoint="late")(view)
+    assert [rules(app) for app in apps] == [["/early", "/late"]] * 2
+
+
+def test_one_view_takes_several_routes() -> None:
+    app = Flask("app")
+    sockets = Sockets(app)
+    sockets.route("/one")(sockets.route("/two")(view))
+    assert rules(app) == ["/one", "/two"]
+
+
+@pytest.mark.parametrize("option", [{"methods": ["GET"]}, {"websocket": True}])
+def test_options_that_a_sockets_route_has_anyway_are_refused_in_words(option: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="leave methods and websocket out"):
+        Sockets(Flask("app")).route("/", **option)
+
+
+def lose_one(server: Server) -> None:
+    with server.connect("/leave"):
+        pass
+    server.wait_for_log("/leave close 1000")
+
+
+def test_a_send_to_another_that_is_gone_is_an_error_of_the_view_that_sends(server: Server) -> None:
+    lose_one(server)
+    with server.connect("/send-to-the-dead") as ws:
+        ws.send("go")
+        with pytest.raises(ConnectionClosedError, match="1011"):
+            ws.recv(DEADLINE)
+    server.wait_for_log(r"Exception on /send-to-the-dead \[GET\]")
+
+
+def test_a_send_by_http_to_one_that_is_gone_is_an_error_of_http(server: Server) -> None:
+    lose_one(server)
+    answer = server.exchange(b"GET /send-to-the-dead-by-http HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 500 ")
+
+
+def test_an_app_in_middleware_takes_disconnects_for_the_end_they_are(server: Server) -> None:
+    before = len(server.log)
+    with server.connect("/plain") as ws:
+        ws.send("hello")
+        assert ws.recv(DEADLINE) == "hello"
+    server.wait_for_log("/plain close 1000")
+    server.wait_for_log(r'"GET /plain HTTP/1.1" 101')
+    assert "Traceback" not in server.log[before:]
+
+
+def test_an_answer_that_comes_too_late_is_told_in_the_log(server: Server) -> None:
+    with server.connect("/forbidden-too-late") as ws:
+        assert not list(ws)
+    server.wait_for_log("/forbidden-too-late answered 403 FORBIDDEN after the handshake, too late")
+
+
+def test_a_stream_that_fails_before_its_first_piece_is_closed(server: Server) -> None:
+    with pytest.raises(InvalidStatus, match="500"):
+        server.connect("/broken-stream")
+    server.wait_for_log("stream was closed")
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_an_apps_own_handler_is_left_in_place(tmp_path_factory: pytest.TempPathFactory, front_end: str) -> None:
+    with serve("tests.apps_flask:own", tmp_path_factory.mktemp("own"), front_end=front_end) as server:
+        with server.connect("/plain") as ws:
+            ws.send("hello")
+            assert ws.recv(DEADLINE) == "hello"
+        server.wait_for_log("my own handler ran")
