@@ -75,7 +75,7 @@ def _wrap(view: Callable[..., Any]) -> Callable[..., Any]:
         try:
             answer = view(ws, **parameters)
         except ConnectionClosed as exc:
-            if exc.websocket is not ws:
+            if exc.websocket not in {None, ws}:
                 raise
         if answer is not None and not ws.accepted:
             return answer  # a refusal, or any other answer in HTTP

@@ -126,8 +126,8 @@ class Gateway:
         except StopIteration:
             pass  # how flask-sock tells gunicorn that it used the raw socket itself
         except BaseException as exc:
-            if isinstance(exc, ConnectionClosed) and exc.websocket is ws:
-                pass  # a normal end
+            if isinstance(exc, ConnectionClosed) and ws.accepted and exc.websocket in {None, ws}:
+                pass  # a normal end, and None is one that the view raised itself
             elif not ws.accepted:
                 ws.answer("500 Internal Server Error")
                 if isinstance(exc, SystemExit):
@@ -183,7 +183,12 @@ class Gateway:
             return
 
         def end(exc: ConnectionClosed) -> str:
-            if self.live.get(exc.websocket) is not gevent.getcurrent():  # type: ignore[call-overload]
+            view = gevent.getcurrent()
+            if isinstance(exc.websocket, WebSocket):
+                is_own = self.live.get(exc.websocket) is view
+            else:  # one that the view raised itself
+                is_own = view in self.live.values()
+            if not is_own:
                 raise exc  # another's: the view that sent to it should have caught that
             return ""
 
