@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterable
 from functools import partial
@@ -54,6 +55,13 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """Return a worker class with these options. Raises TypeError or ValueError for a wrong one."""
         Options().replace(**options)
         return type(cls.__name__, (cls,), {"options": {**cls.options, **options}, "__module__": cls.__module__})
+
+    def init_process(self) -> None:
+        """Serve until told to stop; called once, in the new process."""
+        # Until gunicorn's worker has patched and set its own handlers, those of the arbiter would swallow a signal.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, lambda *unused: sys.exit(0))
+        super().init_process()
 
     def load_wsgi(self) -> None:
         """Load the app and put the gateway before it."""

@@ -109,7 +109,12 @@ def running(
         yield
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(DEADLINE)
+        try:
+            process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            pytest.fail(f"{shlex.join(command)} ignored SIGTERM:\n{log.read_text()}")
 
 
 def echoes(port: int, path: str = "/echo", origin: str | None = None) -> None:

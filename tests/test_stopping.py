@@ -320,6 +320,14 @@ def test_other_worker_of_two_goes_on(tmp_path: Path, number: int, expected: tupl
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_before_gunicorn_sets_its_handlers_ends_the_worker(tmp_path: Path, number: int) -> None:
+    with serve(APP, tmp_path, front_end="worker", arguments=["-k", "tests.slow_worker.SlowWorker"]) as server:
+        server.wait_for_log("patch begins")
+        assert server.stop(number) == 0
+        assert_left_by_themselves(server)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_during_the_import_of_the_app_ends_the_worker(tmp_path: Path, number: int) -> None:
     with serve("tests.apps_slow_start:app", tmp_path, front_end="worker") as server:
         server.wait_for_log("import begins")
