@@ -20,6 +20,7 @@ from .deadlines import Deadline
 
 READ_SIZE = 65_536  # bytes; not less than a TLS record, so that one read leaves nothing behind in OpenSSL
 CORK_SIZE = 16_384  # bytes of small frames that gather before they leave in one system call
+DISCARD_PAUSE = 0.01  # seconds between two reads of what is thrown away
 
 _READ, _WRITE = 1, 2
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -50,6 +51,7 @@ class Transport:
 
     __slots__ = (
         "_corked",
+        "_discard",
         "_eof",
         "_finishing",
         "_loop",
@@ -95,6 +97,7 @@ class Transport:
         self._paused = False
         self._eof = False
         self._finishing = False
+        self._discard: Deadline | None = None
         self._send_deadline: Deadline | None = None
         self._write_watcher: Any = None
         self._read_watcher = self._loop.io(sock.fileno(), _READ)
@@ -163,8 +166,17 @@ class Transport:
             return
         self.bytes_received += len(data)
         self.last_received = monotonic()
-        if not self._finishing:
+        if self._finishing:
+            self._discard_slowly()
+        else:
             self._owner.data_received(data)
+
+    def _discard_slowly(self) -> None:
+        """Read on in a moment: a peer that never stops sending costs nothing then, as TCP holds it back."""
+        self._read_watcher.stop()
+        if self._discard is None:
+            self._discard = Deadline(self._update_reading)
+        self._discard.set(monotonic() + DISCARD_PAUSE)
 
     # Writing
 
@@ -339,8 +351,9 @@ class Transport:
         self._read_watcher.close()
         if self._write_watcher is not None:
             self._write_watcher.close()
-        if self._send_deadline is not None:
-            self._send_deadline.cancel()
+        for timed in (self._send_deadline, self._discard):
+            if timed is not None:
+                timed.cancel()
         self._outbox.clear()
         self.blocked = self.congested = False
         self._sock.close()

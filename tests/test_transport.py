@@ -22,7 +22,7 @@ import pytest
 from gevent import get_hub
 
 from geventws.deadlines import Deadline
-from geventws.transport import CORK_SIZE, Transport
+from geventws.transport import CORK_SIZE, DISCARD_PAUSE, READ_SIZE, Transport
 
 from .pairs import Certificate, Passes, RecordingSocket, hold_hub, joined, living, reset, settle, until, watched_hub
 
@@ -537,6 +537,22 @@ def test_finish_throws_away_what_the_peer_still_sends(make: Maker, kind: str) ->
     client.close()
     until(lambda: owner.transport.closed, "the close")
     assert owner.told == ["lost"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_finish_holds_back_a_peer_that_never_stops_sending(make: Maker, kind: str) -> None:
+    owner, client = make(kind)
+    owner.transport.finish()
+    assert client.recv(1) == b""
+    raw, begun, before = client._sock, monotonic(), owner.transport.bytes_received
+    while monotonic() - begun < 0.3:
+        with suppress(BlockingIOError):
+            raw.send(bytes(READ_SIZE))
+        settle()
+    reads = (monotonic() - begun) / DISCARD_PAUSE + 1
+    assert owner.transport.bytes_received - before <= reads * READ_SIZE
+    client.close()
+    until(lambda: owner.transport.closed, "the close")
 
 
 @pytest.mark.parametrize("kind", KINDS)
