@@ -42,6 +42,7 @@ class AppError(Exception):
 
 
 MISTAKES = (AppError, OSError, TypeError, ValueError)
+METAVARS = {"bytes": "BYTES", "seconds": "SECONDS", "code": "CODE", "count": "N", "switch": "on|off"}
 RELOAD_GRACE = 1.0  # seconds for the clients to take the Close before a restart
 RESTART = 3  # exit status by which Werkzeug's reloader asks for a new process
 
@@ -104,13 +105,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     for field in dataclasses.fields(Options):
         kind = field.metadata["kind"]
-        default = " ".join(field.default) or "none" if isinstance(field.default, tuple) else field.default
         group.add_argument(
-            _flag(field),
-            metavar={"bytes": "BYTES", "seconds": "SECONDS", "code": "CODE", "count": "N"}.get(kind, "LIST"),
-            help=field.metadata["help"] + (f" (default: {default})" if default is not None else ""),
+            _flag(field), metavar=METAVARS.get(kind, "LIST"), help=field.metadata["help"] + _default(field.default)
         )
     return parser
+
+
+def _default(value: Any) -> str:
+    """Return an option's default as --help shows it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        value = "on" if value else "off"
+    elif isinstance(value, tuple):
+        value = " ".join(value) or "none"
+    return f" (default: {value})"
 
 
 def _flag(field: dataclasses.Field[Any]) -> str:

@@ -1,7 +1,7 @@
 """Connection: one WebSocket after its opening handshake, as bytes in and events and bytes out.
 
-Knows RFC 6455 §5 to §7: messages from fragments, control frames, the closing handshake. Knows no
-socket, clock or greenlet: whoever owns one carries the bytes.
+Knows RFC 6455 §5 to §7: messages from fragments, control frames, the closing handshake; and where
+compression sits in them. Knows no socket, clock or greenlet: whoever owns one carries the bytes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from .frames import (
     PING,
     PONG,
     RSV,
+    RSV1,
     TEXT,
     Header,
     close_payload,
@@ -33,6 +34,7 @@ from .frames import (
     parse_header,
     unmask_small,
 )
+from .permessage_deflate import Deflate
 
 NOT_UTF_8 = "text is not UTF-8"
 WHOLE_TEXT, WHOLE_BINARY = FIN | TEXT, FIN | BINARY  # first bytes of a message in one frame
@@ -103,10 +105,11 @@ Event = str | bytes | Ping | Pong | Close | Failure
 class _Message:
     """A message that is still arriving: its bytes so far, checked as they come."""
 
-    __slots__ = ("_tail", "data", "is_text", "weight")
+    __slots__ = ("_tail", "compressed", "data", "is_text", "weight")
 
-    def __init__(self, is_text: bool) -> None:
+    def __init__(self, is_text: bool, compressed: bool) -> None:
         self.is_text = is_text
+        self.compressed = compressed
         self.data = bytearray()
         self.weight = 0
         self._tail = b""  # the last bytes, where they end inside a character
@@ -132,7 +135,8 @@ class _Message:
 class Connection:
     """One end of an open WebSocket.
 
-    A server's by default; client=True masks what it sends and refuses masked frames (§5.1).
+    A server's by default; client=True masks what it sends and refuses masked frames (§5.1). deflate
+    compresses what is sent and allows the peer to compress.
     """
 
     __slots__ = (
@@ -147,16 +151,22 @@ class Connection:
         "_pongs",
         "close_code",
         "close_reason",
+        "deflate",
+        "inflated",
         "limited",
         "max_message_size",
         "state",
     )
 
-    def __init__(self, *, client: bool = False, max_message_size: int = 1 << 20) -> None:
+    def __init__(
+        self, *, client: bool = False, max_message_size: int = 1 << 20, deflate: Deflate | None = None
+    ) -> None:
         self.state = OPEN
         self.close_code: int | None = None  # of the first Close either way; 1006 where there was none
         self.close_reason = ""
         self.max_message_size = max_message_size
+        self.deflate = deflate
+        self.inflated = 0  # bytes that compressed messages became
         self.limited = False  # receive_data() stopped at its limit: call it again
         self._client = client
         self._ended = False  # the peer's Close or failure is seen: what follows is thrown away
@@ -171,9 +181,9 @@ class Connection:
     def receive_data(self, data: bytes = b"", limit: int = 1 << 62) -> list[Event]:
         """Return the events that data completes, parsing at most `limit` frames.
 
-        The rest of the bytes is kept; `limited` tells that frames may wait in it: then call again without
-        data, which costs no copy. Close and Failure come last: what follows them is thrown away, and
-        close() gives the bytes that answer them.
+        It stops sooner once max_message_size bytes were inflated. The rest of the bytes is kept; `limited`
+        tells that frames may wait in it: then call again without data, which costs no copy. Close and Failure
+        come last: what follows them is thrown away, and close() gives the bytes that answer them.
         """
         events: list[Event] = []
         if self._ended:
@@ -184,6 +194,7 @@ class Connection:
         end = len(data)
         # A client's peer masks nothing: it always takes the general path.
         between_messages = self._message is None and not self._client
+        most_inflated = self.inflated + self.max_message_size
         self.limited = False
         try:
             while start < end:
@@ -207,6 +218,8 @@ class Connection:
                 if self._ended:
                     break
                 between_messages = self._message is None and not self._client
+                if self.inflated >= most_inflated:
+                    limit = 0
         except UnicodeDecodeError:
             self._fail(InvalidPayload(NOT_UTF_8), events)
         except ProtocolError as exc:
@@ -225,9 +238,10 @@ class Connection:
         """
         if self._left:
             return self._receive_piece(data, start, events)
-        if not data[start] & RSV:
+        deflates = self.deflate is not None
+        if not data[start] & (RSV - RSV1 if deflates else RSV):
             self._check_sequence(data[start] & 0x0F)
-        header = parse_header(data, start, masked=not self._client)
+        header = parse_header(data, start, masked=not self._client, deflate=deflates)
         if header is None:
             return start
         if header.opcode >= CONTROL:
@@ -240,12 +254,13 @@ class Connection:
         # Endless empty fragments would never grow a message past its limit.
         weight = header.size if header.fin and message is None else max(header.size, FRAGMENT_WEIGHT)
         weight += message.weight if message is not None else 0
-        if weight > self.max_message_size:
-            raise MessageTooBig(f"message of at least {weight} bytes, limit {self.max_message_size}")
+        # What cannot be compressed grows: by an eighth in the fixed codes of DEFLATE, and by what a flush adds.
+        is_compressed = header.compressed if message is None else message.compressed
+        self._check_size(weight * 4 // 5 - 64 if is_compressed else weight)
         if header.stop > len(data):
             return start
         if message is None:
-            message = self._message = _Message(header.opcode == TEXT)
+            message = self._message = _Message(header.opcode == TEXT, header.compressed)
         message.weight = weight
         self._header = header
         self._left = header.size
@@ -267,14 +282,29 @@ class Connection:
         if key:
             turn = (header.size - self._left) & 3
             piece = mask(piece, key[turn:] + key[:turn])
-        message.add(piece)
         self._left -= len(piece)
+        stop = start + len(piece)
+        if message.compressed:
+            piece = self._inflate(piece, message, last=header.fin and not self._left)
+        message.add(piece)
         if not self._left:
             self._header = None
             if header.fin:
                 self._message = None
                 events.append(message.finish())
-        return start + len(piece)
+        return stop
+
+    def _inflate(self, piece: bytes, message: _Message, *, last: bool) -> bytes:
+        assert self.deflate is not None
+        received = len(message.data)
+        piece = self.deflate.inflate(piece, self.max_message_size - received + 1, last=last)
+        self.inflated += len(piece)
+        self._check_size(received + len(piece))
+        return piece
+
+    def _check_size(self, size: int) -> None:
+        if size > self.max_message_size:
+            raise MessageTooBig(f"message of at least {size} bytes, limit {self.max_message_size}")
 
     def _receive_control(self, opcode: int, payload: bytes, events: list[Event]) -> None:
         if opcode == PING:
@@ -293,7 +323,7 @@ class Connection:
     def _fail(self, error: ProtocolError, events: list[Event]) -> None:
         self._failure = Failure(int(error.close_code), str(error))
         self._ended = True
-        self._message = None
+        self._message = self.deflate = None
         events.append(self._failure)
 
     def _settle(self, code: int, reason: str) -> None:
@@ -314,7 +344,7 @@ class Connection:
         """Note that the byte stream has ended: without a Close before, the close code is 1006 (§7.1.5)."""
         self._settle(CloseCode.ABNORMAL_CLOSURE, reason)
         self._ended = True
-        self._message = None
+        self._message = self.deflate = None
         self._buffer, self._offset, self.limited = b"", 0, False
         self._pongs.clear()
         self.state = NEXT[self.state, EOF]
@@ -342,16 +372,17 @@ class Connection:
             raise ConnectionClosed(self.close_code or CloseCode.ABNORMAL_CLOSURE, self.close_reason)
         if isinstance(message, str):
             payload = message.encode()
-            if len(payload) < 126 and not binary and not self._client:
+            plain = self.deflate is None or len(payload) < self.deflate.threshold
+            if len(payload) < 126 and plain and not binary and not self._client:
                 return SMALL_TEXT[len(payload)] + payload  # what nearly every reply is: 0.1 of 0.3 µs
-            return self._frame(BINARY if binary else TEXT, payload)
+            return self._message_frame(BINARY if binary else TEXT, payload)
         if not isinstance(message, (bytes, bytearray, memoryview)):
             raise TypeError(f"a message is str or bytes, not {type(message).__name__}; send_json() sends other values")
         payload = bytes(message)
         if binary is False:
             payload.decode()  # a text frame with anything but UTF-8 would end the connection at the peer
-            return self._frame(TEXT, payload)
-        return self._frame(BINARY, payload)
+            return self._message_frame(TEXT, payload)
+        return self._message_frame(BINARY, payload)
 
     def encode_ping(self, payload: bytes) -> bytes:
         """Return a Ping frame. Raises ValueError for a payload of more than 125 bytes."""
@@ -385,6 +416,13 @@ class Connection:
             self._settle(code, reason)
         self.state = NEXT[self.state, CLOSE_SENT]
         return self._frame(CLOSE, payload)
+
+    def _message_frame(self, opcode: int, payload: bytes) -> bytes:
+        if self.deflate is not None and len(payload) >= self.deflate.threshold:
+            compressed = self.deflate.compress(payload)
+            if compressed is not None:
+                return self._frame(opcode | RSV1, compressed)
+        return self._frame(opcode, payload)
 
     def _frame(self, opcode: int, payload: bytes) -> bytes:
         return encode_frame(opcode, payload, masking_key=os.urandom(4) if self._client else b"")

@@ -55,7 +55,7 @@ class ProtocolError(WebSocketError):
 
 
 class InvalidPayload(ProtocolError):
-    """Text, or a close reason, that is not UTF-8."""
+    """Text, or a close reason, that is not UTF-8; or compressed data that cannot be inflated."""
 
     close_code = CloseCode.INVALID_PAYLOAD
 

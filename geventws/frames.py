@@ -15,6 +15,7 @@ OPCODES = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
 
 FIN = 0x80  # bit of the first byte
 RSV = 0x70  # bits of the first byte
+RSV1 = 0x40  # the one that permessage-deflate sets on a compressed message (RFC 7692 §6)
 CONTROL = 0x08  # bit of the opcode
 MASK = 0x80  # bit of the second byte
 
@@ -31,7 +32,8 @@ _REPEATS = tuple(int.from_bytes(b"\1\0\0\0" * ((size + 3) // 4), "little") for s
 _WIDTHS = tuple((1 << 8 * size) - 1 for size in range(126))
 _short = struct.Struct(">BBH").pack
 _long = struct.Struct(">BBQ").pack
-_tiny = {first: tuple(bytes((first, size)) for size in range(126)) for op in OPCODES for first in (op, op | FIN)}
+_FIRSTS = {opcode | fin for opcode in OPCODES | {TEXT | RSV1, BINARY | RSV1} for fin in (0, FIN)}
+_tiny = {first: tuple(bytes((first, size)) for size in range(126)) for first in _FIRSTS}
 
 
 class Header(NamedTuple):
@@ -45,21 +47,23 @@ class Header(NamedTuple):
     masking_key: bytes
     size: int
     stop: int
+    compressed: bool = False
 
 
-def parse_header(data: bytes, start: int, *, masked: bool) -> Header | None:
+def parse_header(data: bytes, start: int, *, masked: bool, deflate: bool = False) -> Header | None:
     """Return the header at data[start:], or None while its length is not complete.
 
-    Raises ProtocolError at the first byte that breaks a rule, without waiting for the rest.
-    Source: RFC 6455 §5.2, §5.5.
+    deflate=True allows the first frame of a message to be marked as compressed. Raises ProtocolError at
+    the first byte that breaks a rule, without waiting for the rest. Source: RFC 6455 §5.2, §5.5.
     """
     available = len(data) - start
     if available < 1:
         return None
     first = data[start]
     opcode = first & 0x0F
-    if first & RSV:
-        raise ProtocolError(f"reserved bits {(first & RSV) >> 4:03b} set, and no extension uses them")
+    reserved = first & RSV
+    if reserved and not (reserved == RSV1 and deflate and opcode in (TEXT, BINARY)):
+        raise ProtocolError(f"reserved bits {reserved >> 4:03b} set, and no extension uses them here")
     if opcode not in OPCODES:
         raise ProtocolError(f"reserved opcode 0x{opcode:X}")
     if opcode & CONTROL and not first & FIN:
@@ -89,14 +93,14 @@ def parse_header(data: bytes, start: int, *, masked: bool) -> Header | None:
         if size < 126:
             raise ProtocolError("frame length in more bytes than it needs")
     if not masked:
-        return Header(first >= FIN, opcode, b"", size, stop)
-    return Header(first >= FIN, opcode, data[stop : stop + 4], size, stop + 4)
+        return Header(first >= FIN, opcode, b"", size, stop, bool(reserved))
+    return Header(first >= FIN, opcode, data[stop : stop + 4], size, stop + 4, bool(reserved))
 
 
 def encode_frame(opcode: int, payload: bytes, *, fin: bool = True, masking_key: bytes = b"") -> bytes:
     """Return one frame with its length in the fewest bytes; masked if masking_key (4 bytes) is given.
 
-    Source: RFC 6455 §5.2.
+    opcode may carry RSV1. Source: RFC 6455 §5.2.
     """
     first = opcode | FIN if fin else opcode
     size = len(payload)

@@ -169,10 +169,11 @@ def accept_key(key: str) -> str:
     return base64.b64encode(hashlib.sha1(key.encode() + GUID).digest()).decode()
 
 
-def response(request: Request, subprotocol: str | None = None, headers: Headers = ()) -> bytes:
+def response(request: Request, subprotocol: str | None = None, headers: Headers = (), *, extensions: str = "") -> bytes:
     """Return the 101 response that completes the handshake, with the view's own headers, such as cookies.
 
-    Raises ValueError for a header that is malformed or is the handshake's own.
+    extensions is the value of its Sec-WebSocket-Extensions header, "" for none. Raises ValueError for a
+    header that is malformed or is the handshake's own.
     """
     lines = [
         "HTTP/1.1 101 Switching Protocols",
@@ -184,6 +185,8 @@ def response(request: Request, subprotocol: str | None = None, headers: Headers 
         if not _token.fullmatch(subprotocol):
             raise ValueError(f"subprotocol {subprotocol!r} is no token")
         lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
+    if extensions:
+        lines.append(f"Sec-WebSocket-Extensions: {extensions}")
     for name, value in headers.items() if isinstance(headers, Mapping) else headers:
         if not _token.fullmatch(name) or any((char < " " and char != "\t") or char == "\x7f" for char in value):
             raise ValueError(f"header {name!r}: {value!r} holds a character that headers may not")

@@ -16,6 +16,7 @@ from .errors import may_travel
 
 PREFIX = "GEVENTWS_"
 OFF = frozenset({"off", "none", "never"})
+SWITCH = {"on": True, "yes": True, "true": True, "1": True, "off": False, "no": False, "false": False, "0": False}
 LONGEST = 1e9  # seconds
 
 
@@ -25,8 +26,11 @@ _ORIGIN = re.compile(
 )
 
 
-def _option(default: Any, kind: str, help: str, *, optional: bool = False) -> Any:
-    return dataclasses.field(default=default, metadata={"kind": kind, "help": help, "optional": optional})
+def _option(
+    default: Any, kind: str, help: str, *, optional: bool = False, least: int = 1, most: int | None = None
+) -> Any:
+    metadata = {"kind": kind, "help": help, "optional": optional, "least": least, "most": most}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,16 @@ class Options:
         ("same-host",), "origins", "origins allowed to connect: same-host, *, https://app.example, *.example.org"
     )
     subprotocols: tuple[str, ...] = _option((), "tokens", "subprotocols this server speaks")
+    deflate: bool = _option(True, "switch", "compress messages for peers that offer permessage-deflate")
+    deflate_threshold: int = _option(128, "bytes", "smallest message to compress")
+    deflate_level: int = _option(3, "count", "zlib's level, from 1, the fastest, to 9, the smallest", most=9)
+    deflate_window_bits: int = _option(
+        15, "count", "base-2 logarithm of the bytes that compression looks back", least=9, most=15
+    )
+    deflate_memory_level: int = _option(8, "count", "zlib's memory level", most=9)
+    deflate_context_takeover: bool = _option(
+        False, "switch", "let compression look back at earlier messages, at the cost of memory for each connection"
+    )
     shutdown_code: int = _option(1012, "code", "close code sent when the server stops")
 
     def __post_init__(self) -> None:
@@ -109,6 +123,10 @@ def parse(field: dataclasses.Field[Any], text: str, name: str) -> Any:
     kind, text = field.metadata["kind"], text.strip()
     if kind in {"origins", "tokens"}:
         return check(field, text.replace(",", " ").split(), name)
+    if kind == "switch":
+        if text.lower() not in SWITCH:
+            raise ValueError(f"{name} must be on or off, not {text!r}")
+        return SWITCH[text.lower()]
     try:
         if field.metadata["optional"] and text.lower() in OFF:
             return None
@@ -127,6 +145,10 @@ def check(field: dataclasses.Field[Any], value: Any, name: str) -> Any:
     kind = field.metadata["kind"]
     if kind in {"origins", "tokens"}:
         return _check_list(kind, value, name)
+    if kind == "switch":
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, not {value!r}")
+        return value
     is_number = isinstance(value, (int, float) if kind == "seconds" else int) and not isinstance(value, bool)
     if not is_number:
         wanted = "a number of seconds" if kind == "seconds" else "a whole number"
@@ -138,8 +160,11 @@ def check(field: dataclasses.Field[Any], value: Any, name: str) -> Any:
         return float(value)
     if kind == "code" and not may_travel(value):
         raise ValueError(f"{name} must be a close code that may be sent, such as 1001, 1012 or 4000, not {value}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1{_or_off(field, name)}, not {value}")
+    least, most = field.metadata["least"], field.metadata["most"]
+    if most is not None and not least <= value <= most:
+        raise ValueError(f"{name} must be from {least} to {most}, not {value}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}{_or_off(field, name)}, not {value}")
     return int(value)
 
 

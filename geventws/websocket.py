@@ -17,7 +17,7 @@ import gevent
 from gevent import get_hub, getcurrent
 from gevent.hub import Waiter
 
-from . import handshake
+from . import handshake, permessage_deflate
 from .connection import CLOSED, LOCAL_CLOSING, OPEN, REMOTE_CLOSING, Connection, Ping, Pong
 from .deadlines import Deadline
 from .errors import CloseCode, ConnectionClosed, WebSocketError
@@ -128,7 +128,8 @@ class WebSocket:
         chosen = self._options.replace(**options) if options else self._options
         sock, take_leftover, on_accept, request = self._opening
         subprotocol = handshake.select_subprotocol(request.subprotocols, tuple(subprotocols) or chosen.subprotocols)
-        response = handshake.response(request, subprotocol, headers)
+        agreement = permessage_deflate.negotiate(request.extensions, chosen)
+        response = handshake.response(request, subprotocol, headers, extensions=str(agreement or ""))
         # Nothing from here to the log line lets another greenlet run, so one use makes one 101.
         leftover = take_leftover()
         on_accept(len(response))
@@ -136,6 +137,8 @@ class WebSocket:
             self._acceptor.cancel()
         self._options = chosen
         self._connection.max_message_size = chosen.max_message_size
+        if agreement is not None:
+            self._connection.deflate = permessage_deflate.Deflate(agreement, chosen)
         self.subprotocol = subprotocol
         self.opened_at = time()
         self._debug = log.isEnabledFor(logging.DEBUG)
@@ -187,8 +190,7 @@ class WebSocket:
             message = self._queue.popleft()
             if not self._queue and not transport.reading:
                 # Not only when the view waits next: it may sleep, and pings are to be answered meanwhile.
-                self._taken_bytes = transport.bytes_received
-                self._go_on_reading()
+                self._queue_is_empty(transport)
             return message
         if self._end_told:
             raise self._closed_error()
@@ -425,8 +427,12 @@ class WebSocket:
         if not self._queue or self._transport is None or self._connection.state is not OPEN:
             return False
         options = self._options
-        waiting_bytes = self._transport.bytes_received - self._taken_bytes
+        waiting_bytes = self._transport.bytes_received + self._connection.inflated - self._taken_bytes
         return len(self._queue) >= options.max_queue or waiting_bytes >= options.max_message_size
+
+    def _queue_is_empty(self, transport: Transport) -> None:
+        self._taken_bytes = transport.bytes_received + self._connection.inflated
+        self._go_on_reading()
 
     def _go_on_reading(self) -> None:
         """Take in the bytes that were left for later, once others had their turn, or read on."""
@@ -507,8 +513,7 @@ class WebSocket:
         if connection.state is REMOTE_CLOSING or connection.has_failed:
             self.close()
         while not self._queue and connection.state is OPEN:
-            self._taken_bytes = transport.bytes_received
-            self._go_on_reading()
+            self._queue_is_empty(transport)
             self._reader = waiter = Waiter(self._hub)
             try:
                 if timeout is None:

@@ -87,6 +87,12 @@ OPTIONS = {
     "accept_after": ("0.5", 0.5),
     "origins": ("same-host, https://app.example", ["same-host", "https://app.example"]),
     "subprotocols": ("chat.v2 chat.v1", ["chat.v2", "chat.v1"]),
+    "deflate": ("off", False),
+    "deflate_threshold": ("512", 512),
+    "deflate_level": ("1", 1),
+    "deflate_window_bits": ("12", 12),
+    "deflate_memory_level": ("5", 5),
+    "deflate_context_takeover": ("on", True),
     "shutdown_code": ("1001", 1001),
 }
 
@@ -221,12 +227,14 @@ def test_help_explains_every_flag(tmp_path: Path) -> None:
 
 def test_help_shows_unit_and_default_of_every_option(tmp_path: Path) -> None:
     text = run(tmp_path, "--help").stdout
-    units = {"bytes": "BYTES", "seconds": "SECONDS", "count": "N", "code": "CODE"}
+    units = {"bytes": "BYTES", "seconds": "SECONDS", "count": "N", "code": "CODE", "switch": "on|off"}
+    switch = {True: "on", False: "off"}
     for field in dataclasses.fields(geventws.Options):
         unit = units.get(field.metadata["kind"], "LIST")
-        line = re.search(rf"--{field.name.replace('_', '-')} {unit}\s+(.*)", text)
+        line = re.search(rf"--{field.name.replace('_', '-')} {re.escape(unit)}\s+(.*)", text)
         assert line, f"{field.name} is missing"
         default = " ".join(field.default) if isinstance(field.default, tuple) else field.default
+        default = switch[default] if isinstance(default, bool) else default
         assert default in (None, "") or f"(default: {default})" in line[1]
 
 

@@ -22,6 +22,12 @@ DEFAULTS = {
     "accept_after": 3,
     "origins": ("same-host",),
     "subprotocols": (),
+    "deflate": True,
+    "deflate_threshold": 128,
+    "deflate_level": 3,
+    "deflate_window_bits": 15,
+    "deflate_memory_level": 8,
+    "deflate_context_takeover": False,
     "shutdown_code": 1012,
 }
 
@@ -49,6 +55,15 @@ def test_defaults_are_those_of_the_documents() -> None:
         ("origins", (), ()),
         ("subprotocols", "chat", ("chat",)),
         ("subprotocols", ["a", "b"], ("a", "b")),
+        ("deflate", False, False),
+        ("deflate_context_takeover", True, True),
+        ("deflate_threshold", 1, 1),
+        ("deflate_level", 1, 1),
+        ("deflate_level", 9, 9),
+        ("deflate_window_bits", 9, 9),
+        ("deflate_window_bits", 15, 15),
+        ("deflate_memory_level", 1, 1),
+        ("deflate_memory_level", 9, 9),
         ("shutdown_code", 1001, 1001),
         ("shutdown_code", 4999, 4999),
     ],
@@ -58,11 +73,17 @@ def test_good_value_is_kept(name: str, value: Any, kept: Any) -> None:
     assert getattr(Options().replace(**{name: value}), name) == kept
 
 
-WHOLE = ("max_message_size", "max_queue", "max_outbox", "max_connections")
+WHOLE = (
+    "max_message_size", "max_queue", "max_outbox", "max_connections",
+    "deflate_threshold", "deflate_level", "deflate_window_bits", "deflate_memory_level",
+)  # fmt: skip
 SECONDS = ("send_timeout", "ping_interval", "ping_timeout", "close_timeout", "accept_after")
 WRONG = [
     *((name, value) for name in WHOLE for value in (0, -1, 1.5, "1", True, math.inf, [1])),
     *((name, None) for name in ("max_message_size", "max_queue", "max_outbox", "close_timeout", "shutdown_code")),
+    *((name, value) for name in ("deflate", "deflate_context_takeover") for value in (None, 0, 1, "on", "off")),
+    *(("deflate_window_bits", value) for value in (8, 16)),
+    *((name, 10) for name in ("deflate_level", "deflate_memory_level")),
     *((name, value) for name in SECONDS for value in (0, -1.0, "1", True, math.nan, math.inf, 1e9, [1])),
     *(("shutdown_code", value) for value in (999, 1005, 1006, 1015, 2999, 5000, "1012", 1012.0, True)),
     *((name, value) for name in ("origins", "subprotocols") for value in (None, 1, "", [""], [1], [None], [b"a"])),
@@ -140,6 +161,12 @@ def test_variable_of_another_part_is_left_alone() -> None:
         ("ORIGINS", "https://app.example, *.example.org", ("https://app.example", "*.example.org")),
         ("ORIGINS", "https://app.example\tsame-host", ("https://app.example", "same-host")),
         ("SUBPROTOCOLS", "chat,superchat", ("chat", "superchat")),
+        ("DEFLATE", "off", False),
+        ("DEFLATE", "False", False),
+        ("DEFLATE", "0", False),
+        ("DEFLATE_CONTEXT_TAKEOVER", "on", True),
+        ("DEFLATE_CONTEXT_TAKEOVER", " YES ", True),
+        ("DEFLATE_WINDOW_BITS", "12", 12),
         ("SHUTDOWN_CODE", "1001", 1001),
     ],
 )
@@ -161,6 +188,11 @@ def test_variable_sets_its_option_alone(variable: str, text: str, kept: Any) -> 
         ("PING_INTERVAL", "nan"),
         ("PING_INTERVAL", "0"),
         ("CLOSE_TIMEOUT", "off"),
+        ("DEFLATE", "maybe"),
+        ("DEFLATE", ""),
+        ("DEFLATE_LEVEL", "10"),
+        ("DEFLATE_LEVEL", "off"),
+        ("DEFLATE_WINDOW_BITS", "8"),
         ("SHUTDOWN_CODE", "1006"),
         ("SHUTDOWN_CODE", "off"),
         ("ORIGINS", "https://app.example/"),
