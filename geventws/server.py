@@ -11,7 +11,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from time import monotonic
 from typing import Any
@@ -32,7 +32,11 @@ MAX_HEADER_SIZE = 65_536  # bytes, all lines together
 
 REQUEST_TIMEOUT = 20.0  # seconds that a connection may wait for the next whole request head
 
-_token = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_request_line = re.compile(
+    # RFC 9112 §3: two targets go with one method each, the others are paths, with or without a host.
+    rf"(?:OPTIONS \*|CONNECT [^/?# ]+|{_TOKEN} (?:/|(?i:https?)://[^/?#@]+)[!-\"$-~]*) HTTP/[0-9]\.[0-9]\r\n"
+)
 _absolute_form = re.compile(r"https?://([^/?#]+)([/?].*)?", re.IGNORECASE)
 _header_line = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[ \t]*[^\x00-\x08\x0a-\x1f\x7f]*\r\n")
 
@@ -64,7 +68,8 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         waiting.add(self)
         try:
             line: str = super().read_requestline()
-            return line
+            # RFC 9112 §2.2: one empty line before the request is to be ignored.
+            return super().read_requestline() if line == "\r\n" else line
         finally:
             waiting.discard(self)
 
@@ -72,21 +77,25 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         """Serve the connection's next request, whose head must be there within REQUEST_TIMEOUT."""
         self._patience = gevent.Timeout.start_new(REQUEST_TIMEOUT, TimeoutError("no whole request head in time"))
         try:
-            return super().handle_one_request()
+            result = super().handle_one_request()
+            if isinstance(result, tuple):  # the answer to what could not be read
+                self._orig_status = result[0]
+            return result
         finally:
             self._patience.close()
 
     def read_request(self, raw_requestline: str) -> bool:
         """Parse the request line and the headers."""
         try:
+            if not _request_line.fullmatch(raw_requestline):
+                raise pywsgi._InvalidClientRequest(f"malformed request line {raw_requestline[:80]!r}")
             super().read_request(raw_requestline)
         finally:
             self._patience.close()
-        if not _token.fullmatch(self.command):
-            raise pywsgi._InvalidClientRequest(f"method {self.command!r}")
         if absolute := _absolute_form.fullmatch(self.path):
             # RFC 9112 §3.2.2: the target's host stands for the Host header.
-            self.headers.replace_header("Host", absolute[1])
+            del self.headers["Host"]
+            self.headers["Host"] = absolute[1]
             self.path = absolute[2] or "/"
         return True
 
@@ -101,9 +110,18 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
     def run_application(self) -> None:
         """Run the app, through the gateway if the request asks for a WebSocket."""
         if not handshake.wants_websocket(self.environ):
-            super().run_application()
+            try:
+                super().run_application()
+            finally:
+                # Where a broken body ends nobody knows.
+                if self.wsgi_input._chunked_input_error:
+                    self.close_connection = True
             return
         self.close_connection = True
+        # pywsgi reads the rest of a request's body in the end; here that would be frames, or never come.
+        self.wsgi_input.content_length = 0
+        self.wsgi_input.chunked_input = False
+        self.wsgi_input.socket = None
         app = self.application
         upgrade = Upgrade(self.socket, self._take_leftover, self._on_accept, self._on_hijack)
 
@@ -145,10 +163,6 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         self.headers_sent = self.connection_upgraded = True
         self.response_use_chunked = False
         self.response_length = size
-        # pywsgi reads the rest of a request's body in the end; here that would be frames.
-        self.wsgi_input.content_length = 0
-        self.wsgi_input.chunked_input = False
-        self.wsgi_input.socket = None
 
     def MessageClass(self, fp: Any, *args: Any) -> Any:
         """Parse the request's headers, refusing what two parsers could understand in two ways.
@@ -166,7 +180,10 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
             if not _header_line.fullmatch(line):
                 raise pywsgi._InvalidClientRequest(f"malformed header line {line[:80]!r}")
             lines.append(line)
-        headers = super().MessageClass(io.BytesIO(b"".join(lines) + b"\r\n"), *args)
+        headers = super().MessageClass(io.BytesIO(b"\r\n"), *args)
+        for line in lines:
+            name, _, value = line.decode("latin-1").partition(":")
+            headers[name] = value.strip(" \t\r\n")
         coding, length, host = (headers.get_all(name) or [] for name in ("transfer-encoding", "content-length", "host"))
         if coding and (coding != ["chunked"] or length or self.request_version != "HTTP/1.1"):
             raise pywsgi._InvalidClientRequest(f"Transfer-Encoding {coding} with Content-Length {length}")
@@ -175,6 +192,16 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         if len(host) > 1 or (not host and self.request_version == "HTTP/1.1"):
             raise pywsgi._InvalidClientRequest(f"Host {host}")
         return headers
+
+    def _headers(self) -> Iterator[tuple[str, str]]:
+        """Give the headers as variables of the environ; an underscore could stand for another name's hyphen."""
+        for name, value in self.headers.items():
+            if "_" not in name and name.lower() not in {"content-type", "content-length"}:
+                yield "HTTP_" + name.replace("-", "_").upper(), value
+
+    def _connection_upgrade_requested(self) -> bool:
+        """Whether the app gets the connection for a body: never, it would read the next request."""
+        return False
 
     def format_request(self) -> str:
         """Return the access log line: Common Log Format, then the duration in seconds."""

@@ -5,9 +5,11 @@ Knows gunicorn's native gevent worker; everything about WebSocket is the gateway
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterable
@@ -30,8 +32,11 @@ try:
 except ImportError as exc:  # its gevent worker needs `packaging` too, which plain gunicorn does not bring
     raise MissingPackage(f"geventws.Worker needs gunicorn ({exc}): pip install 'gunicorn[gevent]'") from exc
 
+REQUEST_TIMEOUT = 20.0  # seconds for a request head where --keep-alive is 0; else that is its time
 KILL_MARGIN = 2.0  # seconds before gunicorn's own SIGKILL by which the worker wants to be gone
 QUICK_STOP = 2.0  # seconds that SIGINT and SIGQUIT leave to the closing handshakes
+
+_target = re.compile(r"(?:https?://([^/?#]+))?(?:[/?][^#]*)?", re.IGNORECASE)
 
 
 class _Server(Listener, StreamServer):  # type: ignore[misc]
@@ -89,10 +94,35 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._servers.append(server)
         return server
 
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """Serve one connection."""
+        greenlet = gevent.getcurrent()
+        late = ConnectionResetError(errno.ECONNRESET, "no whole request head in time")
+        greenlet.patience = gevent.Timeout.start_new(None if self.cfg.keepalive else REQUEST_TIMEOUT, late)
+        try:
+            super().handle(listener, client, addr)
+        finally:
+            greenlet.patience.close()
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
+        """Serve a request whose head was read."""
+        gevent.getcurrent().patience.close()
+        super().handle_request(listener_name, req, sock, addr)
+
+    def handle_http2(self, *args: Any, **kwargs: Any) -> None:
+        """Serve an HTTP/2 connection, of which gunicorn takes care."""
+        gevent.getcurrent().patience.close()
+        super().handle_http2(*args, **kwargs)
+
     def _run_app(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         # HTTP/2 has no Upgrade.
         if not handshake.wants_websocket(environ) or not environ["SERVER_PROTOCOL"].startswith("HTTP/1"):
             return self._app(environ, start_response)  # type: ignore[no-any-return]
+        target = _target.fullmatch(environ["RAW_URI"])
+        if target is None:
+            environ["HTTP_HOST"] = ""  # gunicorn takes any target; the handshake refuses this
+        elif target[1]:
+            environ["HTTP_HOST"] = target[1]  # RFC 9112 §3.2.2: it stands for the Host header
         response = start_response.__self__  # type: ignore[attr-defined]
         # Whatever the answer: the next bytes on this connection may be no HTTP.
         response.force_close()
