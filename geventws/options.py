@@ -68,8 +68,8 @@ class Options:
     )
     subprotocols: tuple[str, ...] = _option((), "tokens", "subprotocols this server speaks")
     deflate: bool = _option(True, "switch", "compress messages for peers that offer permessage-deflate")
-    deflate_threshold: int = _option(128, "bytes", "smallest message to compress")
-    deflate_level: int = _option(3, "count", "zlib's level, from 1, the fastest, to 9, the smallest", most=9)
+    deflate_threshold: int = _option(192, "bytes", "smallest message to compress")
+    deflate_level: int = _option(4, "count", "zlib's level, from 1, the fastest, to 9, the smallest", most=9)
     deflate_window_bits: int = _option(
         15, "count", "base-2 logarithm of the bytes that compression looks back", least=9, most=15
     )
