@@ -45,6 +45,7 @@ class Upgrade(NamedTuple):
     take_leftover: Callable[[], bytes]
     on_accept: Callable[[int], None]
     on_hijack: Callable[[], None]  # the app returned without any answer: it used the raw socket itself
+    on_end: Callable[[int], None]  # the WebSocket is closed; so many bytes were sent on it
 
 
 class Gateway:
@@ -83,6 +84,9 @@ class Gateway:
             return self._run_view(app, environ, start_response, ws, upgrade)
         finally:
             del self.live[ws]
+            environ.pop("wsgi.websocket", None)  # ws.environ points back: only the garbage collector would free them
+            if ws.accepted:
+                upgrade.on_end(ws.bytes_sent)
             if not self.live:
                 self._idle.set()
 

@@ -35,7 +35,8 @@ REQUEST_TIMEOUT = 20.0  # seconds that a connection may wait for the next whole 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _request_line = re.compile(
     # RFC 9112 §3: two targets go with one method each, the others are paths, with or without a host.
-    rf"(?:OPTIONS \*|CONNECT [^/?# ]+|{_TOKEN} (?:/|(?i:https?)://[^/?#@]+)[!-\"$-~]*) HTTP/[0-9]\.[0-9]\r\n"
+    r"(?:OPTIONS \*|CONNECT [!-\"$-.0->@-~]+|"
+    rf"{_TOKEN} (?:/|(?i:https?)://[!-\"$-.0->A-~]+)[!-\"$-~]*) HTTP/[0-9]\.[0-9]\r\n"
 )
 _absolute_form = re.compile(r"https?://([^/?#]+)([/?].*)?", re.IGNORECASE)
 _header_line = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[ \t]*[^\x00-\x08\x0a-\x1f\x7f]*\r\n")
@@ -123,16 +124,13 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         self.wsgi_input.chunked_input = False
         self.wsgi_input.socket = None
         app = self.application
-        upgrade = Upgrade(self.socket, self._take_leftover, self._on_accept, self._on_hijack)
+        upgrade = Upgrade(self.socket, self._take_leftover, self._on_accept, self._on_hijack, self._on_end)
 
         def run(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
             return _gateway(self.server).run(app, environ, start_response, upgrade)
 
         self.application = run
         super().run_application()
-        ws = self.environ.get("wsgi.websocket")
-        if ws is not None and ws.accepted:
-            self.response_length = ws.bytes_sent
 
     def _take_leftover(self) -> bytes:
         """Return what the buffered reader read beyond the request, without waiting."""
@@ -153,6 +151,9 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
 
     def _on_hijack(self) -> None:
         self._leave_http("101 Switching Protocols", 1)
+
+    def _on_end(self, size: int) -> None:
+        self.response_length = size
 
     def _leave_http(self, status: str, size: int) -> None:
         """Have pywsgi write nothing more, and log this status and size at the end."""

@@ -40,7 +40,18 @@ _target = re.compile(r"(?:https?://([^/?#]+))?(?:[/?][^#]*)?", re.IGNORECASE)
 
 
 class _Server(Listener, StreamServer):  # type: ignore[misc]
-    pass
+    """The server for one listener. It stands for it where gunicorn wants its name, also once it is closed."""
+
+    def __init__(self, worker: Worker, listener: Any, **settings: Any) -> None:
+        self._worker = worker
+        self._name = listener.getsockname()
+        super().__init__(listener, **settings)
+
+    def getsockname(self) -> Any:
+        return self._name
+
+    def handle(self, client: Any, address: Any) -> None:
+        self._worker.handle(self, client, address)
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
@@ -88,7 +99,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def server_class(self, listener: Any, *, spawn: Any, ssl_context: Any = None, **unused: Any) -> StreamServer:
         """Return the server for one listener; gunicorn's gevent worker calls this where a class is set."""
         tls = {} if ssl_context is None else {"ssl_context": ssl_context}
-        server = _Server(listener, handle=partial(self.handle, listener), spawn=spawn, **tls)
+        server = _Server(self, listener, spawn=spawn, **tls)
         if self.cfg.workers > 1:
             server.max_accept = 1  # leave some connections to the other workers
         self._servers.append(server)
@@ -132,13 +143,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
             partial(_take_leftover, response.req.unreader),
             partial(self._on_accept, response, environ, gevent.getcurrent()),
             partial(_leave_http, response, 0),
+            partial(setattr, response, "sent"),
         )
         assert self.gateway is not None
-        body = self.gateway.run(self._app, environ, start_response, upgrade)
-        ws = environ.get("wsgi.websocket")
-        if ws is not None and ws.accepted:
-            response.sent = ws.bytes_sent
-        return body
+        return self.gateway.run(self._app, environ, start_response, upgrade)
 
     def _on_accept(self, response: Any, environ: dict[str, Any], greenlet: gevent.Greenlet, size: int) -> None:
         _leave_http(response, size)
@@ -168,9 +176,6 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def _stop(self, gateway: Gateway, within: float) -> None:
         end = monotonic() + within
-        for server in self._servers:
-            server.stop_accepting()
-        gevent.sleep(0)  # what was accepted in this pass still asks the listener for its name
         for server in self._servers:
             server.close()
         gateway.stop(within)

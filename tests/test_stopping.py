@@ -7,11 +7,12 @@ import os
 import re
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,11 @@ def exit_status(server: Server) -> int:
     """Wait for the end of a server that was told to stop, and return its exit status."""
     wait_for(lambda: server.process.poll() is not None, "end of the server")
     return server.process.returncode
+
+
+def is_refused(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def kept_alive(server: Server) -> http.client.HTTPConnection:
@@ -203,6 +209,30 @@ def test_page_under_way_is_still_answered(tmp_path: Path, front_end: str) -> Non
         assert (response.status, response.read()) == (200, b"slow page")
         connection.close()
         assert exit_status(server) == 0
+
+
+def test_connection_still_in_its_tls_handshake_is_served_or_ended_in_silence(
+    tmp_path: Path, certificate: tuple[str, str, ssl.SSLContext]
+) -> None:
+    with serve(APP, tmp_path, front_end="worker", certificate=certificate) as server:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = certificate[2].wrap_bio(incoming, outgoing, server_hostname="localhost")
+        with socket.create_connection(("127.0.0.1", server.port), DEADLINE) as sock:
+            with pytest.raises(ssl.SSLWantReadError):
+                tls.do_handshake()
+            sock.sendall(outgoing.read())
+            incoming.write(sock.recv(65536))  # so it is accepted, and waits for the rest
+            server.process.terminate()
+            wait_for(lambda: is_refused(server.port), "end of the listener")
+            with suppress(ssl.SSLWantReadError):
+                tls.do_handshake()
+            tls.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            sock.sendall(outgoing.read())
+            with suppress(ConnectionResetError):
+                while sock.recv(65536):
+                    pass
+        assert exit_status(server) == 0
+        assert_left_by_themselves(server)
 
 
 @pytest.mark.parametrize("page", ["/", "/hang"])
