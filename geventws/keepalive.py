@@ -31,7 +31,8 @@ class Keepalive:
     """Sends a ping each interval, and gives up a peer that is silent for timeout seconds after one.
 
     Any byte received is a sign of life. A peer that is not read, or takes no data, is not judged:
-    max_queue and send_timeout watch those.
+    max_queue and send_timeout watch those. While a ping waits in the kernel behind other data, each byte
+    that the peer acknowledges is a sign of life too.
     """
 
     __slots__ = (
@@ -41,8 +42,10 @@ class Keepalive:
         "_interval",
         "_own",
         "_ping_at",
+        "_ping_end",
         "_pinged_at",
         "_sent",
+        "_taken",
         "_timeout",
         "_transport",
         "latency",
@@ -59,6 +62,8 @@ class Keepalive:
         self._sent: dict[bytes, SentPing] = {}  # by payload, those not answered yet
         self._own = b""  # payload of the last ping that no view asked for
         self._pinged_at = self._dead_at = math.inf
+        self._ping_end = 0  # bytes sent once that ping was
+        self._taken: int | None = None  # bytes that the peer took, while others are before the ping
         self._ping_at = math.inf if interval is None else monotonic() + interval
         self._deadline: Deadline | None = None
         if interval is not None:
@@ -94,19 +99,31 @@ class Keepalive:
             transport.read_now()
             if transport.closed:
                 return
-            if transport.last_received < self._pinged_at and transport.reading and not transport.blocked:
-                self._connection.receive_eof(f"no sign of life within {self._timeout:g} s of a ping")
-                transport.abort()
-                return
             self._dead_at = math.inf
+            if transport.last_received < self._pinged_at and transport.reading and not transport.blocked:
+                if not self._is_taking():
+                    self._connection.receive_eof(f"no sign of life within {self._timeout:g} s of a ping")
+                    transport.abort()
+                    return
+                self._dead_at = now + (self._timeout or 0)
         if now >= self._ping_at and self._interval is not None:
             self._ping_at = now + self._interval
             # Behind unsent data a ping proves nothing.
             if self._connection.state is OPEN and not transport.blocked:
+                in_flight = transport.in_flight()
+                taken = transport.bytes_sent - in_flight
                 self.forget(self._own)
                 self._own = self.send_ping().payload
                 if self._dead_at == math.inf and self._timeout is not None:
                     self._pinged_at = now
+                    self._ping_end = transport.bytes_sent
+                    self._taken = taken if in_flight else None
                     self._dead_at = now + self._timeout
         if self._deadline is not None:
             self._deadline.set(min(self._ping_at, self._dead_at))
+
+    def _is_taking(self) -> bool:
+        """Whether the peer took some of what was before the ping since this was last asked, or since the ping."""
+        taken, before = self._transport.bytes_sent - self._transport.in_flight(), self._taken
+        self._taken = taken if taken < self._ping_end else None
+        return before is not None and taken > before

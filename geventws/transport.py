@@ -6,10 +6,13 @@ caller's greenlet and none of it ever blocks.
 
 from __future__ import annotations
 
+import fcntl
 import math
 import socket
 import ssl
 import struct
+import sys
+import termios
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Protocol
@@ -290,6 +293,13 @@ class Transport:
         self.read_now()
         if not self.closed:
             self._lose(reason)
+
+    def in_flight(self) -> int:
+        """Return how many bytes the kernel holds that the peer has not acknowledged; 0 where it does not tell."""
+        held = bytearray(4)
+        with suppress(OSError, ValueError):  # a closed socket has none
+            fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, held)
+        return int.from_bytes(held, sys.byteorder)
 
     # The end
 

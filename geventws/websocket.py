@@ -47,6 +47,7 @@ class WebSocket:
         "__dict__",
         "__weakref__",
         "_acceptor",
+        "_acknowledged",
         "_answered",
         "_closer",
         "_connection",
@@ -101,6 +102,7 @@ class WebSocket:
         self._reader: Any = None
         self._waiters: list[Any] = []
         self._slow_closes = 0  # close deadlines that passed
+        self._acknowledged = 0  # bytes that the peer had when the close deadline was set
         self._resuming = False  # _take_in_more() will be called
         self._end_told = False
         self._keepalive: Keepalive | None = None
@@ -487,9 +489,11 @@ class WebSocket:
     # Deadlines
 
     def _deadline_in(self, seconds: float) -> None:
+        assert self._transport is not None
         if self._closer is None:
             self._closer = Deadline(self._on_close_deadline)
         self._closer.set(monotonic() + seconds)
+        self._acknowledged = self._transport.bytes_sent - self._transport.in_flight()
 
     def _on_close_deadline(self) -> None:
         """The view had its say, or the peer did not end the connection in time."""
@@ -497,13 +501,18 @@ class WebSocket:
         if self._connection.state is REMOTE_CLOSING or self._connection.has_failed:
             self.close()
             return
-        self._transport.read_now()
+        transport = self._transport
+        transport.read_now()
         self._slow_closes += 1
-        if self._transport.blocked and self._options.send_timeout is not None and self._slow_closes < SLOW_CLOSES:
-            # Our Close waits behind data that the peer still takes, if slowly; send_timeout watches it.
+        in_flight = transport.in_flight()
+        # Our Close may wait behind data that the peer still takes, if slowly: in the outbox, which send_timeout
+        # watches, or in the kernel, which would throw it away.
+        is_slow = transport.blocked and self._options.send_timeout is not None
+        is_slow = is_slow or (in_flight > 0 and transport.bytes_sent - in_flight > self._acknowledged)
+        if is_slow and self._slow_closes < SLOW_CLOSES:
             self._deadline_in(self._options.close_timeout)
         else:
-            self._transport.abort()
+            transport.abort()
 
     # Waiting and waking
 

@@ -22,7 +22,7 @@ import gevent.lock
 import pytest
 from gevent import get_hub
 
-from geventws.connection import Close, Failure, Ping, Pong
+from geventws.connection import Close, Event, Failure, Ping, Pong
 from geventws.deadlines import Deadline
 from geventws.errors import ConnectionClosed, WebSocketError
 from geventws.frames import CLOSE, CONTINUATION, FIN, PONG, TEXT, encode_frame
@@ -944,6 +944,35 @@ def test_keepalive_leaves_a_peer_that_takes_data_slowly_to_send_timeout(opened: 
     assert not ws.closed
 
 
+def with_room(sock: Any) -> Any:
+    """Give a socket's kernel room for what a slow peer has not taken yet."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MEGABYTE)
+    return sock
+
+
+def read_slowly(peer: Peer, seconds: float) -> None:
+    end = monotonic() + seconds
+    while monotonic() < end:
+        peer.connection.receive_data(peer.sock.recv(2000))
+        gevent.sleep(0.01)  # the peer's own pace
+
+
+def test_keepalive_leaves_a_peer_that_takes_what_the_kernel_holds_until_it_takes_no_more(opened: Opener) -> None:
+    ws, peer = opened("tcp", buffer=SMALL, wrap=with_room, ping_interval=0.05, ping_timeout=0.15)
+    ws.send(bytes(MEGABYTE // 2))
+    read_slowly(peer, 0.8)
+    assert not ws.closed
+    assert ws.receive(timeout=2) is None
+    assert (ws.close_code, ws.close_reason) == (1006, "no sign of life within 0.15 s of a ping")
+
+
+def test_keepalive_gives_up_a_peer_that_takes_nothing_of_what_the_kernel_holds(opened: Opener) -> None:
+    ws, _ = opened("tcp", buffer=SMALL, wrap=with_room, ping_interval=0.05, ping_timeout=0.15)
+    ws.send(bytes(MEGABYTE // 2))
+    assert ws.receive(timeout=2) is None
+    assert ws.close_code == 1006
+
+
 # Backpressure
 
 
@@ -1110,6 +1139,30 @@ def test_finish_waits_for_a_peer_that_takes_data_slowly_as_long_as_it_takes_any(
     finishing.join()  # it takes no more
     assert monotonic() - end >= 0.3
     assert finishing.value is None
+
+
+def test_finish_waits_for_a_peer_that_takes_what_the_kernel_holds(opened: Opener) -> None:
+    ws, peer = opened("tcp", buffer=SMALL, wrap=with_room, close_timeout=0.15)
+    message = os.urandom(100_000)
+    ws.send(message)
+    finishing = opened.spawn(ws.finish)
+    received: list[Event] = []
+    while len(received) < 2:
+        received += peer.connection.receive_data(peer.sock.recv(2000))
+        gevent.sleep(0.01)  # the peer's own pace
+    assert received == [message, Close(1000, "")]
+    peer.sock.sendall(close_frame())
+    peer.sock.close()
+    finishing.join()
+    assert finishing.value is None
+
+
+def test_finish_does_not_wait_for_a_peer_that_takes_nothing_of_what_the_kernel_holds(opened: Opener) -> None:
+    ws, _ = opened("tcp", buffer=SMALL, wrap=with_room, close_timeout=0.1)
+    ws.send(bytes(MEGABYTE // 2))
+    begun = monotonic()
+    ws.finish()
+    assert monotonic() - begun < 1.0
 
 
 def test_finish_by_two_greenlets_ends_both(opened: Opener) -> None:
