@@ -147,6 +147,7 @@ class Connection:
         "_header",
         "_left",
         "_message",
+        "_most_inflated",
         "_offset",
         "_pongs",
         "close_code",
@@ -176,14 +177,15 @@ class Connection:
         self._message: _Message | None = None
         self._header: Header | None = None  # of the data frame that is arriving
         self._left = 0  # payload bytes it still lacks
+        self._most_inflated = 0  # what `inflated` may become in this call of receive_data()
         self._pongs: list[bytes] = []
 
-    def receive_data(self, data: bytes = b"", limit: int = 1 << 62) -> list[Event]:
+    def receive_data(self, data: bytes = b"", limit: int = 1 << 62, most_inflated: int = 1 << 62) -> list[Event]:
         """Return the events that data completes, parsing at most `limit` frames.
 
-        It stops sooner once max_message_size bytes were inflated. The rest of the bytes is kept; `limited`
-        tells that frames may wait in it: then call again without data, which costs no copy. Close and Failure
-        come last: what follows them is thrown away, and close() gives the bytes that answer them.
+        It stops sooner once `most_inflated` bytes, 1 at least, are inflated. The rest of the bytes is kept;
+        `limited` tells that more may wait in it: then call again without data, which costs no copy. Close and
+        Failure come last: what follows them is thrown away, and close() gives the bytes that answer them.
         """
         events: list[Event] = []
         if self._ended:
@@ -194,9 +196,13 @@ class Connection:
         end = len(data)
         # A client's peer masks nothing: it always takes the general path.
         between_messages = self._message is None and not self._client
-        most_inflated = self.inflated + self.max_message_size
+        self._most_inflated = self.inflated + most_inflated
         self.limited = False
         try:
+            if self._is_inflating:
+                self._take_in(b"", events)
+                if self.inflated >= self._most_inflated:
+                    limit = 0
             while start < end:
                 if not limit:
                     self.limited = True
@@ -218,8 +224,9 @@ class Connection:
                 if self._ended:
                     break
                 between_messages = self._message is None and not self._client
-                if self.inflated >= most_inflated:
+                if self.inflated >= self._most_inflated:
                     limit = 0
+            self.limited = self.limited or self._is_inflating
         except UnicodeDecodeError:
             self._fail(InvalidPayload(NOT_UTF_8), events)
         except ProtocolError as exc:
@@ -254,9 +261,9 @@ class Connection:
         # Endless empty fragments would never grow a message past its limit.
         weight = header.size if header.fin and message is None else max(header.size, FRAGMENT_WEIGHT)
         weight += message.weight if message is not None else 0
-        # What cannot be compressed grows: by an eighth in the fixed codes of DEFLATE, and by what a flush adds.
+        # What cannot be compressed grows: by an eighth in the fixed codes of DEFLATE, and by what each flush adds.
         is_compressed = header.compressed if message is None else message.compressed
-        self._check_size(weight * 4 // 5 - 64 if is_compressed else weight)
+        self._check_size(weight // 2 - 64 if is_compressed else weight)
         if header.stop > len(data):
             return start
         if message is None:
@@ -275,8 +282,8 @@ class Connection:
 
     def _receive_piece(self, data: bytes, start: int, events: list[Event]) -> int:
         """Take in what data[start:] has of the payload that is arriving; return where it stops."""
-        header, message = self._header, self._message
-        assert header is not None and message is not None
+        header = self._header
+        assert header is not None
         piece = data[start : start + self._left]
         key = header.masking_key
         if key:
@@ -284,20 +291,31 @@ class Connection:
             piece = mask(piece, key[turn:] + key[:turn])
         self._left -= len(piece)
         stop = start + len(piece)
+        self._take_in(piece, events)
+        return stop
+
+    def _take_in(self, piece: bytes, events: list[Event]) -> None:
+        """Add a piece to the message that is arriving, or b"" to inflate more of the one before."""
+        header, message = self._header, self._message
+        assert header is not None and message is not None
         if message.compressed:
             piece = self._inflate(piece, message, last=header.fin and not self._left)
         message.add(piece)
-        if not self._left:
+        if not self._left and not self._is_inflating:
             self._header = None
             if header.fin:
                 self._message = None
                 events.append(message.finish())
-        return stop
+
+    @property
+    def _is_inflating(self) -> bool:
+        return self.deflate is not None and self.deflate.pending
 
     def _inflate(self, piece: bytes, message: _Message, *, last: bool) -> bytes:
         assert self.deflate is not None
         received = len(message.data)
-        piece = self.deflate.inflate(piece, self.max_message_size - received + 1, last=last)
+        most = min(self.max_message_size - received + 1, self._most_inflated - self.inflated)
+        piece = self.deflate.inflate(piece, most, last=last)
         self.inflated += len(piece)
         self._check_size(received + len(piece))
         return piece

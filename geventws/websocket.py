@@ -18,12 +18,13 @@ from gevent import get_hub, getcurrent
 from gevent.hub import Waiter
 
 from . import handshake, permessage_deflate
-from .connection import CLOSED, LOCAL_CLOSING, OPEN, REMOTE_CLOSING, Connection, Ping, Pong
+from .connection import CLOSED, LOCAL_CLOSING, OPEN, REMOTE_CLOSING, Connection, Event, Ping, Pong
 from .deadlines import Deadline
 from .errors import CloseCode, ConnectionClosed, WebSocketError
 from .keepalive import Keepalive
 from .options import Options
 from .transport import Transport
+from .turns import Turns, turns
 
 log = logging.getLogger("geventws")
 
@@ -33,6 +34,8 @@ FAREWELL = 1.0  # seconds
 SLOW_CLOSES = 12
 # Sends after which a view that never has to wait lets the other greenlets run.
 FAIR_SENDS = 64
+# What a peer may have inflated at a time, before others have their turn.
+TURN = 65_536  # bytes
 
 
 class WebSocket:
@@ -63,6 +66,7 @@ class WebSocket:
         "_slow_closes",
         "_taken_bytes",
         "_transport",
+        "_turns",
         "_waiters",
         "environ",
         "messages_received",
@@ -104,6 +108,7 @@ class WebSocket:
         self._slow_closes = 0  # close deadlines that passed
         self._acknowledged = 0  # bytes that the peer had when the close deadline was set
         self._resuming = False  # _take_in_more() will be called
+        self._turns: Turns | None = None  # where messages may be compressed
         self._end_told = False
         self._keepalive: Keepalive | None = None
         self._acceptor: Deadline | None = None
@@ -141,6 +146,7 @@ class WebSocket:
         self._connection.max_message_size = chosen.max_message_size
         if agreement is not None:
             self._connection.deflate = permessage_deflate.Deflate(agreement, chosen)
+            self._turns = turns()
         self.subprotocol = subprotocol
         self.opened_at = time()
         self._debug = log.isEnabledFor(logging.DEBUG)
@@ -399,7 +405,7 @@ class WebSocket:
         waiting = len(queue)
         is_open = connection.state is OPEN
         pinged = ending = False
-        for event in connection.receive_data(data, max(self._options.max_queue - waiting, 1)):
+        for event in self._parse(data, max(self._options.max_queue - waiting, 1)):
             if self._debug:
                 self._log(logging.DEBUG, "< %s", _describe(event))
             if isinstance(event, (str, bytes)):
@@ -425,6 +431,20 @@ class WebSocket:
         if self._reader is not None and self._queue:
             self._wake_reader()
 
+    def _parse(self, data: bytes, limit: int) -> list[Event]:
+        connection, turns = self._connection, self._turns
+        if turns is None:
+            return connection.receive_data(data, limit)
+        room = max(self._options.max_message_size - sum(map(len, self._queue)), 1)
+        inflated = connection.inflated
+        # A few bytes may inflate to a megabyte, from each of many peers: others are not to wait for all of them.
+        events = connection.receive_data(data, limit, min(room, TURN))
+        if connection.inflated > inflated:
+            # What the view does with a message costs at least as much again.
+            messages = sum(len(event) for event in events if isinstance(event, (str, bytes)))
+            turns.spend(connection.inflated - inflated + messages)
+        return events
+
     def _is_full(self) -> bool:
         if not self._queue or self._transport is None or self._connection.state is not OPEN:
             return False
@@ -443,7 +463,8 @@ class WebSocket:
             self._transport.resume_reading()
         elif not self._resuming:
             self._resuming = True
-            self._hub.loop.run_callback(self._take_in_more)
+            later = self._hub.loop.run_callback if self._turns is None else self._turns.wait
+            later(self._take_in_more)
 
     def _take_in_more(self) -> None:
         self._resuming = False

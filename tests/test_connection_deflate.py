@@ -282,6 +282,14 @@ def test_bomb_is_1009_before_it_has_arrived(limit: int) -> None:
     assert needed < 200 + limit // 900
 
 
+@pytest.mark.parametrize("size", [100, 700, 1500])
+def test_bomb_is_inflated_to_the_first_byte_past_the_limit(size: int) -> None:
+    connection = joined(FORGETS)
+    wire = plain_frame(0xC2, BOMB)
+    (failure,) = receive(connection, [wire[start : start + size] for start in range(0, len(wire), size)])
+    assert isinstance(failure, Failure) and connection.inflated == MEBIBYTE + 1
+
+
 # What a peer may go on with for ever without its message growing past the limit, each with what comes first.
 ENDLESS = {
     "empty fragments": (plain_frame(0x42, b""), plain_frame(0x00, b"")),
@@ -346,52 +354,54 @@ def test_failed_connection_gives_its_memory_back() -> None:
 # How much is inflated at a time
 
 
-@pytest.mark.parametrize("size", [1000, 999, 500, 499, 1])
-def test_burst_is_handed_out_a_message_limit_at_a_time(size: int) -> None:
-    limit, count = 1000, 40
-    burst = plain_frame(0xC2, zlib_payload(bytes(size))) * count
-    connection = joined(FORGETS, max_message_size=limit)
-    events = connection.receive_data(burst)
-    seen = [len(events)]
-    while connection.limited:
-        assert sum(seen) < count
-        events = connection.receive_data()
-        seen.append(len(events))
-        assert events == [bytes(size)] * len(events)
-    assert sum(seen) == count and connection.inflated == count * size
-    expected = -(-limit // size)  # messages after which the limit is reached
-    assert seen[:-1] == [min(expected, count)] * (len(seen) - 1) and seen[-1] <= expected
+def in_turns(connection: Connection, wire: bytes, most: int) -> list[Event]:
+    """Return the events of a wire of which at most so much is inflated in each call."""
+    events: list[Event] = []
+    data = wire
+    while True:
+        before = connection.inflated
+        events += connection.receive_data(data, most_inflated=most)
+        inflated, data = connection.inflated - before, b""
+        assert inflated <= most
+        if not connection.limited:
+            return events
+        assert inflated == most
 
 
-def test_one_call_inflates_less_than_two_messages_of_the_limit() -> None:
-    almost, whole = (plain_frame(0xC2, zlib_payload(bytes(size))) for size in (MEBIBYTE - 1, MEBIBYTE))
+@pytest.mark.parametrize("most", [1, 7, 499, 1000, 1001, 10_000])
+@pytest.mark.parametrize("size", [0, 1, 499, 1000])
+@pytest.mark.parametrize("agreement", [FORGETS, KEEPS])
+def test_burst_is_inflated_a_turn_at_a_time(agreement: Agreement, size: int, most: int) -> None:
+    burst = plain_frame(0xC2, zlib_payload(bytes(size))) * 10
+    assert in_turns(joined(agreement, max_message_size=1000), burst, most) == [bytes(size)] * 10
+
+
+@pytest.mark.parametrize("most", [1, 100, 999, 1000, 1001])
+def test_turns_end_in_any_fragment_and_any_deflate_stream(most: int) -> None:
+    message = NOISE[:1500] + bytes(500)
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+    streams = compressor.compress(message[:900]) + compressor.flush() + zlib_payload(message[900:])
+    wire = fragments(BINARY | RSV1, in_pieces(streams, 5)) + plain_frame(0x89, b"p") + plain_frame(0x81, b"text")
+    assert in_turns(joined(FORGETS), wire, most) == [message, Ping(b"p"), "text"]
+
+
+@pytest.mark.parametrize("most", [1, 300, 1000, 1001, 5000])
+def test_limit_and_faults_are_found_in_any_turn(most: int) -> None:
+    bomb = plain_frame(0xC2, zlib_payload(bytes(5000)))
+    (failure,) = in_turns(joined(FORGETS, max_message_size=1000), bomb, most)
+    assert isinstance(failure, Failure) and failure.code == 1009
+    for payload in (zlib_payload(NOISE[:500])[:-40], zlib_payload("é".encode() * 400 + b"\xff" + bytes(90))):
+        (failure,) = in_turns(joined(FORGETS), plain_frame(0xC1, payload), most)
+        assert isinstance(failure, Failure) and failure.code == 1007
+
+
+def test_connection_that_ends_within_a_turn_says_nothing_more() -> None:
     connection = joined(FORGETS)
-    assert len(connection.receive_data((almost + whole) * 20)) == 2 and connection.limited
-    assert connection.inflated == 2 * MEBIBYTE - 1
-    assert len(connection.receive_data()) == 2
-
-
-def test_fragments_of_a_bomb_count_as_they_are_inflated() -> None:
-    bomb = fragments(BINARY | RSV1, in_pieces(zlib_payload(bytes(MEBIBYTE)), 10))
-    connection = joined(FORGETS)
-    cut = len(bomb) * 9 // 10
-    assert connection.receive_data(bomb[:cut]) == [] and not connection.limited
-    assert 800_000 < connection.inflated < MEBIBYTE
-    events = connection.receive_data(bomb[cut:] + bomb + bomb)
-    assert len(events) == 1 or connection.inflated < 3 * MEBIBYTE
+    assert connection.receive_data(plain_frame(0xC2, zlib_payload(bytes(5000))), most_inflated=100) == []
     assert connection.limited
-    while connection.limited:
-        events += connection.receive_data()
-    assert events == [bytes(MEBIBYTE)] * 3 and connection.inflated == 3 * MEBIBYTE
-
-
-def test_last_bomb_leaves_nothing_to_come_back_for() -> None:
-    connection = joined(FORGETS, max_message_size=1000)
-    bomb = plain_frame(0xC2, zlib_payload(bytes(1000)))
-    assert connection.receive_data(bomb) == [bytes(1000)] and not connection.limited
-    assert connection.receive_data(bomb + bomb[:1]) == [bytes(1000)] and connection.limited
-    assert connection.receive_data() == [] and not connection.limited
-    assert connection.receive_data(bomb[1:]) == [bytes(1000)] and not connection.limited
+    connection.receive_eof()
+    assert not connection.limited
+    assert connection.receive_data() == []
 
 
 def test_plain_messages_are_not_counted_as_inflated() -> None:
@@ -403,9 +413,9 @@ def test_plain_messages_are_not_counted_as_inflated() -> None:
 def test_frames_behind_a_bomb_wait_for_the_next_call() -> None:
     connection = joined(FORGETS, max_message_size=1000)
     wire = plain_frame(0xC2, zlib_payload(bytes(1000))) + plain_frame(0x89, b"p") + plain_frame(0x81, b"text")
-    assert connection.receive_data(wire) == [bytes(1000)] and connection.limited
+    assert connection.receive_data(wire, most_inflated=1000) in ([], [bytes(1000)]) and connection.limited
     assert connection.take_pongs() == b""
-    assert connection.receive_data() == [Ping(b"p"), "text"] and not connection.limited
+    assert connection.receive_data()[-2:] == [Ping(b"p"), "text"] and not connection.limited
 
 
 # One wire, any chunks

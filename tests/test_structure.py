@@ -22,6 +22,7 @@ FLOORS = {
     "connection": 4,
     "deadlines": 5,
     "transport": 5,
+    "turns": 5,
     "keepalive": 6,
     "websocket": 6,
     "rooms": 7,
