@@ -104,11 +104,12 @@ MESSAGES: tuple[tuple[Any, bool | None], ...] = (
 class Session:
     """A Connection, and what must be true of it."""
 
-    def __init__(self, plan: Plan, limit: int = NO_LIMIT) -> None:
+    def __init__(self, plan: Plan, limit: int = NO_LIMIT, turn: int = NO_LIMIT) -> None:
         deflate = Deflate(plan.agreement, plan.options, client=plan.client) if plan.agreement else None
         self.connection = Connection(client=plan.client, max_message_size=plan.max_message_size, deflate=deflate)
         self.peer = Reference(client=not plan.client, agreement=plan.agreement)
         self.limit = limit
+        self.turn = turn
         self.events: list[Event] = []
         self.passes = 0  # calls of receive_data()
         self.lost = False  # receive_eof() was called
@@ -136,23 +137,25 @@ class Session:
 
     def receive(self, chunk: bytes) -> None:
         self._longest_chunk = max(self._longest_chunk, len(chunk))
+        inflated = self.connection.inflated
         self._pass(chunk)
         passes = 1
         while self.connection.limited:
             self._pass(b"")
             passes += 1
-            assert passes <= LONGEST_HEAD + len(chunk), "no progress"
+            turns = (self.connection.inflated - inflated) // self.turn
+            assert passes <= LONGEST_HEAD + len(chunk) + turns, "no progress"
         self.passes += passes
         # Whatever is kept is copied at the next call: this bounds the work per byte as well.
         assert len(self.connection._buffer) <= LONGEST_HEAD
 
     def _pass(self, chunk: bytes) -> None:
         connection = self.connection
-        inflated, most = connection.inflated, connection.max_message_size
-        if events := connection.receive_data(chunk, self.limit):
+        inflated = connection.inflated
+        if events := connection.receive_data(chunk, self.limit, self.turn):
             self._take(events)
-        assert connection._message is None or len(connection._message.data) <= most
-        assert connection.inflated - inflated <= 2 * most, "inflated far more than a message in one pass"
+        assert connection._message is None or len(connection._message.data) <= connection.max_message_size
+        assert connection.inflated - inflated <= self.turn, "inflated more than its turn"
 
     def _take(self, events: list[Event]) -> None:
         for event in events:
@@ -320,7 +323,7 @@ def run(data: bytes) -> None:
     results = follow(plan, session, whole)
     for cut in (single_bytes, pieces):
         assert follow(plan, Session(plan), cut) == results, cut.__name__
-    limited = Session(plan, plan.limit)
+    limited = Session(plan, plan.limit, 1 + plan.max_message_size // (2 * plan.limit))
     Counted.copied = 0
     assert follow(plan, limited, counted_pieces) == results, "limit"
     assert Counted.copied <= 6 * len(plan.wire) + 4 * LONGEST_HEAD * (limited.passes + 1), "copied more and more"
