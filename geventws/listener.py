@@ -25,6 +25,7 @@ _STARVED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 class Listener:
     """Mixin for gevent.server.StreamServer."""
 
+    max_accept = 10  # at a time: a hundred handshakes, gevent's default, hold up everyone else for 40 ms and more
     _starved_at = -math.inf  # by time.monotonic()
 
     def do_read(self) -> Any:

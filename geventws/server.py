@@ -130,7 +130,10 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
             return _gateway(self.server).run(app, environ, start_response, upgrade)
 
         self.application = run
-        super().run_application()
+        try:
+            super().run_application()
+        finally:
+            self.application = app  # run() holds us: only the garbage collector would free both
 
     def _take_leftover(self) -> bytes:
         """Return what the buffered reader read beyond the request, without waiting."""

@@ -13,7 +13,9 @@ import ssl
 import struct
 import sys
 import termios
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
@@ -147,32 +149,44 @@ class Transport:
     def read_now(self) -> None:
         """Read once what has come, if anything, and hand it to the owner."""
         if self.reading:
-            self._on_readable()
+            end = self._read()
+            if end is not None:
+                end()
 
     def _on_readable(self) -> None:
+        end = self._read()
+        if end is not None:
+            # Thousands may leave in one pass of the loop: an end is work, and those who stay are read first.
+            self._read_watcher.stop()
+            self._loop.run_callback(end)
+
+    def _read(self) -> Callable[[], None] | None:
+        """Read once; return what to do about the end of the stream, if that came."""
         try:
             data = self._recv(READ_SIZE)
         except _NOT_NOW:
-            return
+            return None
         except OSError as exc:
-            self._lose(_explain(exc))
-            return
+            return partial(self._lose, _explain(exc))
         if not data:
-            if self.broken:
-                return  # _end_broken() knows more of the end
-            self._eof = True
-            self._update_reading()
-            if not self._finishing:
-                self._owner.eof_received()
-            elif not self._outbox:
-                self.close()
-            return
+            return self._take_eof
         self.bytes_received += len(data)
         self.last_received = monotonic()
         if self._finishing:
             self._discard_slowly()
         else:
             self._owner.data_received(data)
+        return None
+
+    def _take_eof(self) -> None:
+        if self.broken or self._eof:
+            return  # _end_broken() knows more of the end
+        self._eof = True
+        self._update_reading()
+        if not self._finishing:
+            self._owner.eof_received()
+        elif not self._outbox:
+            self.close()
 
     def _discard_slowly(self) -> None:
         """Read on in a moment: a peer that never stops sending costs nothing then, as TCP holds it back."""
@@ -294,6 +308,11 @@ class Transport:
         if not self.closed:
             self._lose(reason)
 
+    @property
+    def waiting(self) -> int:
+        """Bytes in the outbox."""
+        return len(self._outbox)
+
     def in_flight(self) -> int:
         """Return how many bytes the kernel holds that the peer has not acknowledged; 0 where it does not tell."""
         held = bytearray(4)
@@ -355,6 +374,8 @@ class Transport:
             self._lose("")
 
     def _lose(self, reason: str) -> None:
+        if self.closed:
+            return
         self.closed = self.broken = True
         self.reading = False
         # Before the socket closes: a watcher whose descriptor is gone aborts the whole process.

@@ -52,6 +52,7 @@ class WebSocket:
         "_acceptor",
         "_acknowledged",
         "_answered",
+        "_close_end",
         "_closer",
         "_connection",
         "_debug",
@@ -63,6 +64,7 @@ class WebSocket:
         "_queue",
         "_reader",
         "_resuming",
+        "_sends_in_row",
         "_slow_closes",
         "_taken_bytes",
         "_transport",
@@ -105,7 +107,9 @@ class WebSocket:
         self._taken_bytes = 0  # what was received when the queue was last empty
         self._reader: Any = None
         self._waiters: list[Any] = []
+        self._sends_in_row = 0  # since the view last waited for a message
         self._slow_closes = 0  # close deadlines that passed
+        self._close_end = 0  # bytes sent once our Close is
         self._acknowledged = 0  # bytes that the peer had when the close deadline was set
         self._resuming = False  # _take_in_more() will be called
         self._turns: Turns | None = None  # where messages may be compressed
@@ -249,8 +253,11 @@ class WebSocket:
             self._wait_while(lambda: transport.congested and connection.may_send)
             if transport.broken:
                 raise self._closed_error()
-        elif not self.messages_sent % FAIR_SENDS:
-            gevent.sleep(0)
+        else:
+            self._sends_in_row += 1
+            if self._sends_in_row >= FAIR_SENDS:
+                self._sends_in_row = 0
+                gevent.sleep(0)
 
     def send_json(self, obj: Any) -> None:
         """Send obj as a text message of JSON. Raises TypeError or ValueError for what JSON cannot hold."""
@@ -297,6 +304,7 @@ class WebSocket:
             self._log(logging.DEBUG, "> close %s %s", self.close_code, printable(self.close_reason))
         self._deadline_in(self._options.close_timeout)
         transport.write(frame)
+        self._close_end = transport.bytes_sent + transport.waiting
         if self._connection.state is CLOSED:
             transport.finish()
         else:
@@ -525,11 +533,11 @@ class WebSocket:
         transport = self._transport
         transport.read_now()
         self._slow_closes += 1
-        in_flight = transport.in_flight()
+        acknowledged = transport.bytes_sent - transport.in_flight()
         # Our Close may wait behind data that the peer still takes, if slowly: in the outbox, which send_timeout
         # watches, or in the kernel, which would throw it away.
         is_slow = transport.blocked and self._options.send_timeout is not None
-        is_slow = is_slow or (in_flight > 0 and transport.bytes_sent - in_flight > self._acknowledged)
+        is_slow = is_slow or self._acknowledged < acknowledged < self._close_end
         if is_slow and self._slow_closes < SLOW_CLOSES:
             self._deadline_in(self._options.close_timeout)
         else:
@@ -544,6 +552,7 @@ class WebSocket:
             self.close()
         while not self._queue and connection.state is OPEN:
             self._queue_is_empty(transport)
+            self._sends_in_row = 0
             self._reader = waiter = Waiter(self._hub)
             try:
                 if timeout is None:

@@ -51,45 +51,45 @@ def test_no_known_input_breaks_a_promise(target: str) -> None:
 
 
 class RaisesForAPing(Connection):
-    def receive_data(self, data: bytes = b"", limit: int = 1 << 62) -> list[Event]:
-        events = super().receive_data(data, limit)
+    def receive_data(self, data: bytes = b"", *limits: int, **more: int) -> list[Event]:
+        events = super().receive_data(data, *limits, **more)
         if any(isinstance(event, Ping) for event in events):
             raise KeyError("ping")
         return events
 
 
 class LosesAPingInABrokenFrame(Connection):
-    def receive_data(self, data: bytes = b"", limit: int = 1 << 62) -> list[Event]:
-        events = super().receive_data(data, limit)
+    def receive_data(self, data: bytes = b"", *limits: int, **more: int) -> list[Event]:
+        events = super().receive_data(data, *limits, **more)
         return [event for event in events if len(data) > 1 or not isinstance(event, Ping)]
 
 
 class StopsAtItsLimitForGood(Connection):
-    def receive_data(self, data: bytes = b"", limit: int = 1 << 62) -> list[Event]:
-        events = super().receive_data(data, limit)
+    def receive_data(self, data: bytes = b"", *limits: int, **more: int) -> list[Event]:
+        events = super().receive_data(data, *limits, **more)
         self.limited = False
         return events
 
 
 class GoesOnAfterTheEnd(Connection):
-    def receive_data(self, data: bytes = b"", limit: int = 1 << 62) -> list[Event]:
-        events = super().receive_data(data, limit)
+    def receive_data(self, data: bytes = b"", *limits: int, **more: int) -> list[Event]:
+        events = super().receive_data(data, *limits, **more)
         self._ended = False
         return events
 
 
 class CopiesMoreAndMore(Connection):
-    def receive_data(self, data: bytes = b"", limit: int = 1 << 62) -> list[Event]:
+    def receive_data(self, data: bytes = b"", *limits: int, **more: int) -> list[Event]:
         for start in range(len(data)):
             data[start:]
-        return super().receive_data(data, limit)
+        return super().receive_data(data, *limits, **more)
 
 
 class KeepsWhatItRead(Connection):
     read = b""
 
-    def receive_data(self, data: bytes = b"", limit: int = 1 << 62) -> list[Event]:
-        events = super().receive_data(data, limit)
+    def receive_data(self, data: bytes = b"", *limits: int, **more: int) -> list[Event]:
+        events = super().receive_data(data, *limits, **more)
         self.read += data
         return events
 
