@@ -1,22 +1,24 @@
-"""python -m tests.autobahn: the cases against both front ends, a summary, exit status 1 on any surprise."""
+"""python -m tests.autobahn: all cases against both front ends, a summary, exit status 1 on any surprise."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
 from ..servers import FRONT_ENDS
 from . import installation
-from .run import CORE, Report, read_expected, run, select, write_expected
+from .run import ALL, QUICK, read_expected, run, select, write_expected
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.autobahn", description=__doc__)
-    parser.add_argument("--cases", nargs="+", default=CORE, metavar="PATTERN", help="such as 6.* 9.1.6; default: core")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--cases", nargs="+", default=ALL, metavar="PATTERN", help="only these, such as 6.* 9.1.6")
+    chosen.add_argument(
+        "--quick", action="store_const", const=QUICK, dest="cases", help=f"only {' '.join(QUICK)}, as pytest does"
+    )
     parser.add_argument("--front-end", choices=(*FRONT_ENDS, "both"), default="both")
     parser.add_argument("--update", action="store_true", help="expect from now on what the first front end does")
     parser.add_argument("--report", type=Path, metavar="DIR", help="keep the client's HTML report and the logs here")
@@ -35,24 +37,12 @@ def main() -> int:
         expected = read_expected()
         differences = [line for report in reports for line in report.differences(cases, expected)]
     for report in reports:
-        print(summary(report))
+        print(report.summary())
     for difference in differences:
         print(difference)
     if arguments.report:
         print(*(f"report: {report.directory / 'index.html'}" for report in reports), sep="\n")
     return 1 if differences else 0
-
-
-def summary(report: Report) -> str:
-    """Return one line: how many cases, how long, how often each behaviour."""
-    behaviors = _counts(behavior for behavior, _ in report.outcomes.values())
-    closes = _counts(close for _, close in report.outcomes.values())
-    cases = f"{len(report.outcomes)} cases in {report.seconds:.1f} s"
-    return f"{report.front_end}: {cases}; behaviour {behaviors}; closing {closes}"
-
-
-def _counts(labels: Iterable[str]) -> str:
-    return ", ".join(f"{count} {label}" for label, count in Counter(labels).most_common())
 
 
 if __name__ == "__main__":
