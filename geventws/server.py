@@ -189,7 +189,9 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
             name, _, value = line.decode("latin-1").partition(":")
             headers[name] = value.strip(" \t\r\n")
         coding, length, host = (headers.get_all(name) or [] for name in ("transfer-encoding", "content-length", "host"))
-        if coding and (coding != ["chunked"] or length or self.request_version != "HTTP/1.1"):
+        if coding and (
+            [name.lower() for name in coding] != ["chunked"] or length or self.request_version != "HTTP/1.1"
+        ):
             raise pywsgi._InvalidClientRequest(f"Transfer-Encoding {coding} with Content-Length {length}")
         if len(length) > 1 or any(not (text.isascii() and text.isdigit()) for text in length):
             raise pywsgi._InvalidClientRequest(f"Content-Length {length}")

@@ -314,7 +314,10 @@ class Transport:
         return len(self._outbox)
 
     def in_flight(self) -> int:
-        """Return how many bytes the kernel holds that the peer has not acknowledged; 0 where it does not tell."""
+        """Return how many bytes the kernel holds that the peer has not acknowledged; 0 where it does not tell.
+
+        With TLS these are encrypted bytes, and on a Unix socket more than were written.
+        """
         held = bytearray(4)
         with suppress(OSError, ValueError):  # a closed socket has none
             fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, held)

@@ -34,8 +34,8 @@ FAREWELL = 1.0  # seconds
 SLOW_CLOSES = 12
 # Sends after which a view that never has to wait lets the other greenlets run.
 FAIR_SENDS = 64
-# What a peer may have inflated at a time, before others have their turn.
-TURN = 65_536  # bytes
+# What a peer may have inflated at a time, before others have their turn; the second once a pass has done its work.
+TURN, SMALL_TURN = 65_536, 4096  # bytes
 
 
 class WebSocket:
@@ -446,7 +446,7 @@ class WebSocket:
         room = max(self._options.max_message_size - sum(map(len, self._queue)), 1)
         inflated = connection.inflated
         # A few bytes may inflate to a megabyte, from each of many peers: others are not to wait for all of them.
-        events = connection.receive_data(data, limit, min(room, TURN))
+        events = connection.receive_data(data, limit, min(room, TURN if turns.left > 0 else SMALL_TURN))
         if connection.inflated > inflated:
             # What the view does with a message costs at least as much again.
             messages = sum(len(event) for event in events if isinstance(event, (str, bytes)))
