@@ -110,20 +110,19 @@ class Keepalive:
             self._ping_at = now + self._interval
             # Behind unsent data a ping proves nothing.
             if self._connection.state is OPEN and not transport.blocked:
-                in_flight = transport.in_flight()
-                taken = transport.bytes_sent - in_flight
+                sent, taken = transport.bytes_sent, transport.acknowledged()
                 self.forget(self._own)
                 self._own = self.send_ping().payload
                 if self._dead_at == math.inf and self._timeout is not None:
                     self._pinged_at = now
                     self._ping_end = transport.bytes_sent
-                    self._taken = taken if in_flight else None
+                    self._taken = taken if taken < sent else None
                     self._dead_at = now + self._timeout
         if self._deadline is not None:
             self._deadline.set(min(self._ping_at, self._dead_at))
 
     def _is_taking(self) -> bool:
         """Whether the peer took some of what was before the ping since this was last asked, or since the ping."""
-        taken, before = self._transport.bytes_sent - self._transport.in_flight(), self._taken
+        taken, before = self._transport.acknowledged(), self._taken
         self._taken = taken if taken < self._ping_end else None
         return before is not None and taken > before

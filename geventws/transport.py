@@ -313,15 +313,15 @@ class Transport:
         """Bytes in the outbox."""
         return len(self._outbox)
 
-    def in_flight(self) -> int:
-        """Return how many bytes the kernel holds that the peer has not acknowledged; 0 where it does not tell.
+    def acknowledged(self) -> int:
+        """Return how many of the bytes sent the peer's system has; all of them where ours does not tell.
 
-        With TLS these are encrypted bytes, and on a Unix socket more than were written.
+        With TLS what it lacks are encrypted bytes, and on a Unix socket more than were written.
         """
-        held = bytearray(4)
+        lacking = bytearray(4)
         with suppress(OSError, ValueError):  # a closed socket has none
-            fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, held)
-        return int.from_bytes(held, sys.byteorder)
+            fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, lacking)
+        return self.bytes_sent - int.from_bytes(lacking, sys.byteorder)
 
     # The end
 

@@ -522,7 +522,7 @@ class WebSocket:
         if self._closer is None:
             self._closer = Deadline(self._on_close_deadline)
         self._closer.set(monotonic() + seconds)
-        self._acknowledged = self._transport.bytes_sent - self._transport.in_flight()
+        self._acknowledged = self._transport.acknowledged()
 
     def _on_close_deadline(self) -> None:
         """The view had its say, or the peer did not end the connection in time."""
@@ -533,7 +533,7 @@ class WebSocket:
         transport = self._transport
         transport.read_now()
         self._slow_closes += 1
-        acknowledged = transport.bytes_sent - transport.in_flight()
+        acknowledged = transport.acknowledged()
         # Our Close may wait behind data that the peer still takes, if slowly: in the outbox, which send_timeout
         # watches, or in the kernel, which would throw it away.
         is_slow = transport.blocked and self._options.send_timeout is not None

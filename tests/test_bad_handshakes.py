@@ -135,7 +135,7 @@ def parsed(sent: bytes, status: int = 400) -> Row:
 
 
 GUNICORN_METHOD = "gunicorn wants 3 to 20 characters and no lower case before anybody looks for an Upgrade"
-GUNICORN_CODING = "gunicorn lets codings of RFC 9112 through to our check, our server only chunked as it is written"
+GUNICORN_CODING = "gunicorn lets codings of RFC 9112 through to our check, our server only chunked"
 GUNICORN_431 = "gunicorn says what was too large by 431 of RFC 6585, pywsgi knows 400 only"
 GUNICORN_501 = "gunicorn answers a coding that it does not know by 501 as RFC 9112 §6.1 has it"
 SERVER_HOST = "our server's parser wants a Host itself, gunicorn leaves it to our check"
@@ -372,9 +372,7 @@ ROWS: dict[str, Row] = {
     ),
     "chunked": checked(more(b"Transfer-Encoding: chunked") + b"0\r\n\r\n", 400, "a handshake has no body"),
     "chunked with no number": checked(more(b"Transfer-Encoding: chunked") + b"zz\r\n\r\n", 400, "has no body"),
-    "Chunked": Row(
-        more(b"Transfer-Encoding: Chunked") + b"0\r\n\r\n", (400, "has no body"), (400, ""), why=GUNICORN_CODING
-    ),
+    "Chunked": checked(more(b"Transfer-Encoding: Chunked") + b"0\r\n\r\n", 400, "has no body"),
     "gzip, chunked": Row(
         more(b"Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n", (400, "has no body"), (400, ""), why=GUNICORN_CODING
     ),
