@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from contextlib import closing as ending
 from pathlib import Path
 
 import pytest
@@ -156,30 +157,33 @@ def test_server_leaves_as_soon_as_the_last_peer_has_answered(tmp_path: Path, fro
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_new_upgrades_get_503_while_it_stops(tmp_path: Path, front_end: str) -> None:
-    arguments = [*SHORT[front_end], *(["--keep-alive", "30"] if front_end == "worker" else [])]
-    with serve(APP, tmp_path, front_end=front_end, arguments=arguments) as server:
-        connection = kept_alive(server)
-        begun = server.socket()
+    arguments = {"worker": ["--graceful-timeout", "20", "--keep-alive", "30"], "server": ["--close-timeout", "10"]}
+    with (
+        serve(APP, tmp_path, front_end=front_end, arguments=arguments[front_end]) as server,
+        ending(kept_alive(server)) as connection,
+        server.socket() as begun,
+        Crowd(server) as crowd,
+    ):
         head, tail = upgrade_request("/echo").split(b"\r\n", 1)
         begun.sendall(head + b"\r\n")
-        with Crowd(server) as crowd:
-            (silent,) = crowd.join("/echo", answers_close=False)
-            server.process.send_signal(signal.SIGTERM)
-            crowd.wait(lambda: silent.closed_at > 0, "Close")
+        (silent,) = crowd.join("/echo", answers_close=False)
+        server.process.send_signal(signal.SIGTERM)
+        crowd.wait(lambda: silent.closed_at > 0, "Close")
+        if front_end == "server":  # ends a connection on which no request has begun
+            assert_ends(connection.sock)
+        else:
             connection.request("GET", "/echo", headers=UPGRADE_HEADERS)
             response = connection.getresponse()
             assert (response.status, response.getheader("Retry-After")) == (503, "1")
             assert response.getheader("Connection") == "close"
             assert b"stopping" in response.read()
-            begun.sendall(tail)
-            with begun:
-                answer = begun.recv(65536)
-            assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
-            assert b"\r\nRetry-After: 1\r\n" in answer
-            with pytest.raises(ConnectionRefusedError):
-                server.socket()
-            assert not silent.ended_at
-        connection.close()
+        begun.sendall(tail)
+        answer = begun.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"\r\nRetry-After: 1\r\n" in answer
+        with pytest.raises(ConnectionRefusedError):
+            server.socket()
+        assert not silent.ended_at
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
