@@ -5,7 +5,10 @@ Pure functions. Knows RFC 6455 §5; knows no connection, message or socket.
 
 from __future__ import annotations
 
+import os
 import struct
+from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from .errors import InvalidPayload, ProtocolError, may_travel
@@ -23,13 +26,9 @@ MAX_CONTROL_PAYLOAD = 125  # §5.5
 MAX_CLOSE_REASON = MAX_CONTROL_PAYLOAD - 2  # bytes; the code takes two
 
 _TABLES = tuple(bytes(byte ^ key for byte in range(256)) for key in range(256))
-# Measured: integers win below (64 bytes 0.3 to 2.0 µs), tables above (1 MiB 3.7 to 2.0 ms).
+# Measured: integers win below (64 bytes 0.4 to 2.0 µs), tables above (1 MiB 3.7 to 2.0 ms).
 _INTEGER_LIMIT = 1024  # bytes
 
-_integer = int.from_bytes  # looked up once: this is the hottest line of a server
-# By payload size: what repeats a key over it, and what cuts the last repeat to it.
-_REPEATS = tuple(int.from_bytes(b"\1\0\0\0" * ((size + 3) // 4), "little") for size in range(126))
-_WIDTHS = tuple((1 << 8 * size) - 1 for size in range(126))
 _short = struct.Struct(">BBH").pack
 _long = struct.Struct(">BBQ").pack
 _FIRSTS = {opcode | fin for opcode in OPCODES | {TEXT | RSV1, BINARY | RSV1} for fin in (0, FIN)}
@@ -105,7 +104,7 @@ def encode_frame(opcode: int, payload: bytes, *, fin: bool = True, masking_key: 
     first = opcode | FIN if fin else opcode
     size = len(payload)
     if masking_key:
-        return encode_header(first, MASK, size) + masking_key + mask(payload, masking_key)
+        return encode_header(first, MASK, size) + masking_key + mask(payload, masking_key, 0, size)
     if size < 126:
         return _tiny[first][size] + payload
     return encode_header(first, 0, size) + payload
@@ -120,28 +119,28 @@ def encode_header(first: int, mask_bit: int, size: int) -> bytes:
     return _long(first, mask_bit | 127, size)
 
 
-def mask(payload: bytes, key: bytes) -> bytes:
-    """Return payload with each byte combined with key (4 bytes) by XOR; the same call unmasks.
+def mask_in_python(data: bytes, key: bytes, start: int, stop: int) -> bytes:
+    """Return data[start:stop] with each byte combined with key (4 bytes) by XOR; the same call unmasks.
 
     Source: RFC 6455 §5.3.
     """
-    size = len(payload)
+    size = stop - start
     if size < _INTEGER_LIMIT:
         keys = (key * (size // 4 + 1))[:size]
-        return (_integer(payload, "little") ^ _integer(keys, "little")).to_bytes(size, "little")
+        return (int.from_bytes(data[start:stop], "little") ^ int.from_bytes(keys, "little")).to_bytes(size, "little")
     masked = bytearray(size)
     for offset in range(4):
-        masked[offset::4] = payload[offset::4].translate(_TABLES[key[offset]])
+        masked[offset::4] = data[start + offset : stop : 4].translate(_TABLES[key[offset]])
     return bytes(masked)
 
 
-def unmask_small(masked: bytes, size: int) -> bytes:
-    """Return the payload of `size` bytes, at most 125, that follows its key in masked.
+mask: Callable[[bytes, bytes, int, int], bytes] = mask_in_python
+if not os.environ.get("GEVENTWS_PURE"):
+    # Measured: 64 bytes in 0.12 µs instead of 0.43, 64 KiB in 1.2 instead of 62, 1 MiB in 20 instead of 2000.
+    with suppress(ImportError):
+        from . import _mask
 
-    The same as mask(), for the message that nearly every frame is: 0.30 µs instead of 0.38.
-    """
-    both = _integer(masked, "little")
-    return (both >> 32 ^ (both & 0xFFFFFFFF) * _REPEATS[size] & _WIDTHS[size]).to_bytes(size, "little")
+        mask = _mask.mask
 
 
 def close_payload(code: int, reason: str = "") -> bytes:

@@ -149,7 +149,7 @@ def test_fault_of_a_connection_is_noticed(fault: type[Connection], monkeypatch: 
     [
         ("SMALL_TEXT", (encode_header(0x81, 0x80, 0),) * 126),
         ("may_travel", lambda code: True),
-        ("unmask_small", lambda data, size: data[4:]),
+        ("mask", lambda data, key, start, stop: data[start:stop]),
         ("encode_frame", lambda opcode, payload, **rest: bytes([0x80 | opcode, 126, 0, len(payload) & 127]) + payload),
         ("TEXT", 2),
     ],

@@ -145,10 +145,10 @@ def test_wheel_holds_the_package_and_nothing_else(packages: Packages) -> None:
     with zipfile.ZipFile(packages.wheel) as wheel:
         names = [name for name in wheel.namelist() if ".dist-info/" not in name]
         licences = [name for name in wheel.namelist() if name.endswith("LICENSE")]
-    sources = {
-        str(path.relative_to(ROOT)) for path in (ROOT / "geventws").iterdir() if path.suffix in {".py", ".typed"}
-    }
-    assert set(names) == sources
+    sources = {".py", ".pyi", ".typed"}
+    expected = {str(path.relative_to(ROOT)) for path in (ROOT / "geventws").iterdir() if path.suffix in sources}
+    assert set(names) == expected | {"geventws/_mask.abi3.so"}
+    assert "-cp310-abi3-" in packages.wheel.name  # one for all Pythons
     assert "geventws/py.typed" in names
     assert len(licences) == 1
 
@@ -156,7 +156,8 @@ def test_wheel_holds_the_package_and_nothing_else(packages: Packages) -> None:
 def test_sdist_holds_what_a_build_and_its_reader_need(packages: Packages) -> None:
     with tarfile.open(packages.sdist) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
-    assert names >= {"LICENSE", "README.md", "CHANGELOG.md", "setup.cfg", "pyproject.toml", "geventws/py.typed"}
+    assert names >= {"LICENSE", "README.md", "CHANGELOG.md", "setup.cfg", "setup.py", "pyproject.toml"}
+    assert names >= {"geventws/py.typed", "geventws/_mask.c"}
     # All tests or none: setuptools takes the files named test_*.py by itself, which are of no use alone.
     tests = {name for name in names if name.startswith("tests/")}
     assert tests == set() or {"tests/servers.py", "tests/conftest.py", "tests/apps.py"} <= tests

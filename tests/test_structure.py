@@ -16,6 +16,7 @@ PACKAGE = Path(geventws.__file__).parent
 FLOORS = {
     "errors": 0,
     "options": 0,
+    "_mask": 0,
     "frames": 1,
     "permessage_deflate": 2,
     "handshake": 3,

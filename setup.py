@@ -1,0 +1,6 @@
+"""The one extension module, which setup.cfg cannot name; all else stands there. Where no compiler is, it is left out."""
+
+from setuptools import Extension, setup
+
+mask = Extension("geventws._mask", ["geventws/_mask.c"], extra_compile_args=["-O3"], py_limited_api=True, optional=True)
+setup(ext_modules=[mask])
