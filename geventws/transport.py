@@ -57,6 +57,7 @@ class Transport:
     __slots__ = (
         "_corked",
         "_discard",
+        "_end",
         "_eof",
         "_finishing",
         "_loop",
@@ -101,6 +102,7 @@ class Transport:
         self._corked = False
         self._paused = False
         self._eof = False
+        self._end: Callable[[], None] | None = None  # what the end of the stream, seen just now, will do
         self._finishing = False
         self._discard: Deadline | None = None
         self._send_deadline: Deadline | None = None
@@ -149,34 +151,38 @@ class Transport:
     def read_now(self) -> None:
         """Read once what has come, if anything, and hand it to the owner."""
         if self.reading:
-            end = self._read()
-            if end is not None:
-                end()
+            self._on_readable()
+            self._take_end()
 
     def _on_readable(self) -> None:
-        end = self._read()
-        if end is not None:
-            # Thousands may leave in one pass of the loop: an end is work, and those who stay are read first.
-            self._read_watcher.stop()
-            self._loop.run_callback(end)
-
-    def _read(self) -> Callable[[], None] | None:
-        """Read once; return what to do about the end of the stream, if that came."""
         try:
             data = self._recv(READ_SIZE)
         except _NOT_NOW:
-            return None
+            return
         except OSError as exc:
-            return partial(self._lose, _explain(exc))
+            self._end_soon(partial(self._lose, _explain(exc)))
+            return
         if not data:
-            return self._take_eof
+            self._end_soon(self._take_eof)
+            return
         self.bytes_received += len(data)
         self.last_received = monotonic()
         if self._finishing:
             self._discard_slowly()
         else:
             self._owner.data_received(data)
-        return None
+
+    def _end_soon(self, end: Callable[[], None]) -> None:
+        """End behind this pass of the loop: thousands may leave in it, and those who stay are read first."""
+        self._read_watcher.stop()
+        if self._end is None:
+            self._loop.run_callback(self._take_end)
+        self._end = end
+
+    def _take_end(self) -> None:
+        end, self._end = self._end, None
+        if end is not None:
+            end()
 
     def _take_eof(self) -> None:
         if self.broken or self._eof:
