@@ -31,6 +31,7 @@ class Deadline:
         """Make the callback due at `when`, instead of any earlier choice; math.inf is never."""
         self.when = when
         if when < self._queued:
+            self._leave_queue()
             self._queued = when
             self._clock.look_at(when, self)
 
@@ -38,6 +39,12 @@ class Deadline:
         """Never run the callback, and let go of it."""
         self.when = math.inf
         self._callback = _nothing
+        self._leave_queue()
+
+    def _leave_queue(self) -> None:
+        if self._queued != math.inf:
+            self._queued = math.inf
+            self._clock.forget_one()
 
     def look(self, now: float) -> None:
         """Run the callback if it is due; else have the clock look again when it will be."""
@@ -62,6 +69,7 @@ class _Clock:
         self._loop = loop
         self._heap: list[tuple[float, int, Deadline]] = []
         self._tie = itertools.count()
+        self._forgotten = 0  # entries of the heap that mean nothing any more
         self._timer: Any = None
         self._wakes_at = math.inf
 
@@ -69,6 +77,14 @@ class _Clock:
         heapq.heappush(self._heap, (when, next(self._tie), deadline))
         if when < self._wakes_at:
             self._wake_at(when)
+
+    def forget_one(self) -> None:
+        """Note an entry that means nothing any more; such ones go when they are most of the heap."""
+        self._forgotten += 1
+        if self._forgotten > max(len(self._heap) // 2, 100):
+            self._heap = [entry for entry in self._heap if entry[0] == entry[2]._queued]
+            heapq.heapify(self._heap)
+            self._forgotten = 0
 
     def _wake_at(self, when: float) -> None:
         if self._timer is not None:
@@ -81,16 +97,15 @@ class _Clock:
     def _wake(self) -> None:
         now = monotonic()
         self._wakes_at = -math.inf  # deadlines set meanwhile wait for the end of this round
-        heap = self._heap
         try:
-            while heap and heap[0][0] <= now:
-                when, _, deadline = heapq.heappop(heap)
+            while self._heap and self._heap[0][0] <= now:
+                when, _, deadline = heapq.heappop(self._heap)
                 if when == deadline._queued:
                     deadline.look(now)
         finally:  # one callback that fails stops no other
             self._wakes_at = math.inf
-            if heap:
-                self._wake_at(heap[0][0])
+            if self._heap:
+                self._wake_at(self._heap[0][0])
 
 
 _clocks: WeakKeyDictionary[Any, _Clock] = WeakKeyDictionary()

@@ -116,6 +116,27 @@ def test_any_sequence_of_sets_runs_each_deadline_at_its_last_time() -> None:
         assert all(when <= moment <= end[0] for moment in ran[number])
 
 
+def test_cancelled_deadlines_are_freed_long_before_they_are_due() -> None:
+    class Counted(Deadline):
+        """With room for a weak reference."""
+
+    ran: list[str] = []
+    kept = Deadline(lambda: ran.append("kept"))
+    kept.set(monotonic() + 0.05)
+    cancelled = []
+    for _ in range(2000):
+        deadline = Counted(lambda: ran.append("cancelled"))
+        deadline.set(monotonic() + 3600)
+        deadline.set(monotonic() + 1800)
+        deadline.cancel()
+        deadline.cancel()
+        cancelled.append(weakref.ref(deadline))
+    del deadline
+    assert sum(ref() is not None for ref in cancelled) <= 110
+    until(lambda: ran, "the deadline that was kept")
+    assert ran == ["kept"]
+
+
 def test_a_thousand_deadlines_share_one_timer() -> None:
     loop = get_hub().loop
     timer = type(loop.timer(1))
