@@ -29,6 +29,7 @@ from .frames import (
     close_payload,
     encode_frame,
     encode_header,
+    frame_parts,
     mask,
     parse_close,
     parse_header,
@@ -38,6 +39,7 @@ from .permessage_deflate import Deflate
 NOT_UTF_8 = "text is not UTF-8"
 WHOLE_TEXT, WHOLE_BINARY = FIN | TEXT, FIN | BINARY  # first bytes of a message in one frame
 SMALL_TEXT = tuple(encode_header(WHOLE_TEXT, 0, size) for size in range(126))
+SMALL_PIECE = 4096  # bytes of a message below which a piece is joined to others at once
 FRAGMENT_WEIGHT = 16  # bytes each fragment counts for at least, so that endless empty ones end too (§10.4)
 
 
@@ -104,13 +106,14 @@ Event = str | bytes | Ping | Pong | Close | Failure
 class _Message:
     """A message that is still arriving: its bytes so far, checked as they come."""
 
-    __slots__ = ("_tail", "compressed", "data", "is_text", "weight")
+    __slots__ = ("_pieces", "_tail", "compressed", "is_text", "size", "weight")
 
     def __init__(self, is_text: bool, compressed: bool) -> None:
         self.is_text = is_text
         self.compressed = compressed
-        self.data = bytearray()
+        self.size = 0  # bytes so far
         self.weight = 0
+        self._pieces: list[bytes | bytearray] = []
         self._tail = b""  # the last bytes, where they end inside a character
 
     def add(self, chunk: bytes) -> None:
@@ -118,7 +121,14 @@ class _Message:
 
         Raises InvalidPayload or UnicodeDecodeError at the first byte that cannot be UTF-8 (§8.1).
         """
-        self.data += chunk
+        self.size += len(chunk)
+        # Joined once in the end, 1 MiB is copied one time less than in a bytearray. Small ones are not worth an object.
+        if len(chunk) >= SMALL_PIECE:
+            self._pieces.append(chunk)
+        elif self._pieces and isinstance(self._pieces[-1], bytearray):
+            self._pieces[-1] += chunk
+        else:
+            self._pieces.append(bytearray(chunk))
         if self.is_text and (self._tail or not chunk.isascii()):
             unchecked = self._tail + chunk
             _, valid = codecs.utf_8_decode(unchecked)
@@ -128,7 +138,8 @@ class _Message:
 
     def finish(self) -> str | bytes:
         """Return the whole message. Raises UnicodeDecodeError for text that ends inside a character."""
-        return self.data.decode() if self.is_text else bytes(self.data)
+        data = b"".join(self._pieces)
+        return data.decode() if self.is_text else data
 
 
 class Connection:
@@ -270,6 +281,11 @@ class Connection:
         self._check_size(weight // 2 - 64 if is_compressed else weight)
         if header.stop > len(data):
             return start
+        stop = header.stop + header.size
+        if message is None and header.fin and not is_compressed and stop <= len(data):
+            payload = _unmasked(data, header.masking_key, header.stop, stop)
+            events.append(payload.decode() if header.opcode == TEXT else payload)
+            return stop
         if message is None:
             message = self._message = _Message(header.opcode == TEXT, header.compressed)
         message.weight = weight
@@ -313,7 +329,7 @@ class Connection:
 
     def _inflate(self, piece: bytes, message: _Message, *, last: bool) -> bytes:
         assert self.deflate is not None
-        received = len(message.data)
+        received = message.size
         most = min(self.max_message_size - received + 1, self._most_inflated - self.inflated)
         piece = self.deflate.inflate(piece, most, last=last)
         self.inflated += len(piece)
@@ -381,22 +397,33 @@ class Connection:
         Raises ConnectionClosed when no message may be sent any more, TypeError for another type and
         ValueError for text that UTF-8 cannot carry.
         """
-        if self.state is not OPEN and not self.may_send:
+        if isinstance(message, str) and len(message) < 126 and not binary and self.state is OPEN and not self._client:
+            payload = message.encode()
+            size = len(payload)
+            if size < 126 and (self.deflate is None or size < self.deflate.threshold):
+                return SMALL_TEXT[size] + payload  # what nearly every reply is: 0.1 of 0.3 µs
+        return b"".join(self.encode_parts(message, binary))
+
+    def encode_parts(
+        self, message: str | bytes | bytearray | memoryview, binary: bool | None = None
+    ) -> tuple[bytes, bytes]:
+        """Return header and payload of a message's frame, as encode_message(): of a large one that is a copy less."""
+        if not self.may_send:
             raise ConnectionClosed(self.close_code or CloseCode.ABNORMAL_CLOSURE, self.close_reason)
         if isinstance(message, str):
             payload = message.encode()
-            size = len(payload)
-            is_plain = self.deflate is None or size < self.deflate.threshold
-            if size < 126 and is_plain and not binary and not self._client:
-                return SMALL_TEXT[size] + payload  # what nearly every reply is: 0.1 of 0.3 µs
-            return self._message_frame(BINARY if binary else TEXT, payload)
-        if not isinstance(message, (bytes, bytearray, memoryview)):
+        elif isinstance(message, (bytes, bytearray, memoryview)):
+            payload = bytes(message)
+            if binary is False:
+                payload.decode()  # a text frame with anything but UTF-8 would end the connection at the peer
+        else:
             raise TypeError(f"a message is str or bytes, not {type(message).__name__}; send_json() sends other values")
-        payload = bytes(message)
-        if binary is False:
-            payload.decode()  # a text frame with anything but UTF-8 would end the connection at the peer
-            return self._message_frame(TEXT, payload)
-        return self._message_frame(BINARY, payload)
+        first = FIN | (BINARY if binary or (binary is None and not isinstance(message, str)) else TEXT)
+        if self.deflate is not None and len(payload) >= self.deflate.threshold:
+            compressed = self.deflate.compress(payload)
+            if compressed is not None:
+                first, payload = first | RSV1, compressed
+        return frame_parts(first, payload, self._masking_key())
 
     def encode_ping(self, payload: bytes) -> bytes:
         """Return a Ping frame. Raises ValueError for a payload of more than 125 bytes."""
@@ -433,15 +460,11 @@ class Connection:
         self.state = NEXT[self.state, CLOSE_SENT]
         return self._frame(CLOSE, payload)
 
-    def _message_frame(self, opcode: int, payload: bytes) -> bytes:
-        if self.deflate is not None and len(payload) >= self.deflate.threshold:
-            compressed = self.deflate.compress(payload)
-            if compressed is not None:
-                return self._frame(opcode | RSV1, compressed)
-        return self._frame(opcode, payload)
-
     def _frame(self, opcode: int, payload: bytes) -> bytes:
-        return encode_frame(opcode, payload, masking_key=os.urandom(4) if self._client else b"")
+        return encode_frame(opcode, payload, masking_key=self._masking_key())
+
+    def _masking_key(self) -> bytes:
+        return os.urandom(4) if self._client else b""
 
 
 def _unmasked(data: bytes, key: bytes, start: int, stop: int) -> bytes:

@@ -103,11 +103,17 @@ def encode_frame(opcode: int, payload: bytes, *, fin: bool = True, masking_key: 
     """
     first = opcode | FIN if fin else opcode
     size = len(payload)
-    if masking_key:
-        return encode_header(first, MASK, size) + masking_key + mask(payload, masking_key, 0, size)
-    if size < 126:
+    if size < 126 and not masking_key:
         return _tiny[first][size] + payload
-    return encode_header(first, 0, size) + payload
+    return b"".join(frame_parts(first, payload, masking_key))
+
+
+def frame_parts(first: int, payload: bytes, masking_key: bytes) -> tuple[bytes, bytes]:
+    """Return header and payload of the frame with this first byte, for who would not copy the payload."""
+    size = len(payload)
+    if masking_key:
+        return encode_header(first, MASK, size) + masking_key, mask(payload, masking_key, 0, size)
+    return encode_header(first, 0, size), payload
 
 
 def encode_header(first: int, mask_bit: int, size: int) -> bytes:

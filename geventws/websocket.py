@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from sys import getsizeof
 from time import monotonic, time
@@ -18,7 +17,7 @@ import gevent
 from gevent import get_hub, getcurrent
 from gevent.hub import Waiter
 
-from . import handshake, permessage_deflate
+from . import handshake, loglines, permessage_deflate
 from .connection import CLOSED, LOCAL_CLOSING, OPEN, REMOTE_CLOSING, Connection, Event, Ping, Pong
 from .deadlines import Deadline
 from .errors import CloseCode, ConnectionClosed, WebSocketError
@@ -35,6 +34,8 @@ FAREWELL = 1.0  # seconds
 SLOW_CLOSES = 12
 # Sends after which a view that never has to wait lets the other greenlets run.
 FAIR_SENDS = 64
+# Message size, in characters or bytes, from which header and payload go to the kernel without being joined before.
+LARGE = 16_384
 # What a peer may have inflated at a time, before others have their turn; the second once a pass has done its work.
 TURN, SMALL_TURN = 65_536, 4096  # bytes
 
@@ -103,9 +104,9 @@ class WebSocket:
         self._transport: Transport | None = None
         self._answered = ""
         self._debug = False
-        self._queue: deque[str | bytes] = deque()
+        self._queue: list[str | bytes] = []  # an empty deque weighs 700 bytes more; it is short
         self._reader: Any = None  # the greenlet that waits in receive()
-        self._waiters: list[Any] = []
+        self._waiters: tuple[Any, ...] = ()
         self._yield_at = FAIR_SENDS  # messages_sent at which the view, which never had to wait, lets others run
         self._slow_closes = 0  # close deadlines that passed
         self._close_end = 0  # bytes sent once our Close is
@@ -145,6 +146,7 @@ class WebSocket:
         on_accept(len(response))
         if self._acceptor is not None:
             self._acceptor.cancel()
+            self._acceptor = None
         self._options = chosen
         self._connection.max_message_size = chosen.max_message_size
         if agreement is not None:
@@ -198,7 +200,7 @@ class WebSocket:
         if not self._queue:
             self._wait_for_message(transport, timeout)
         if self._queue:
-            message = self._queue.popleft()
+            message = self._queue.pop(0)
             if not self._queue and not transport.reading:
                 # Not only when the view waits next: it may sleep, and pings are to be answered meanwhile.
                 self._go_on_reading()
@@ -213,7 +215,7 @@ class WebSocket:
         queue = self._queue
         while not self._end_told:
             # All but the last that waits is taken here: a call of receive() costs as much as the rest of the way.
-            message = queue.popleft() if len(queue) > 1 and self._reader is None else self.receive()
+            message = queue.pop(0) if len(queue) > 1 and self._reader is None else self.receive()
             if message is None:
                 return
             yield message
@@ -240,7 +242,11 @@ class WebSocket:
         if transport.congested:  # a view that gives up waiting each time must not fill the memory either
             self._wait_while(lambda: transport.congested and connection.may_send)
         try:
-            frame = connection.encode_message(message, binary)
+            if (type(message) is str or type(message) is bytes) and len(message) >= LARGE:
+                header, frame = connection.encode_parts(message, binary)
+                transport.write(header, more=True)
+            else:
+                frame = connection.encode_message(message, binary)
         except ConnectionClosed as exc:
             exc.websocket = self
             raise
@@ -577,11 +583,11 @@ class WebSocket:
     def _wait_while(self, condition: Callable[[], bool]) -> None:
         while condition():
             waiter = Waiter(self._hub)
-            self._waiters.append(waiter)
+            self._waiters = (*self._waiters, waiter)
             try:
                 waiter.get()
             finally:
-                self._waiters.remove(waiter)
+                self._waiters = tuple(other for other in self._waiters if other is not waiter)
 
     def _wake_reader(self) -> None:
         if getcurrent() is not self._hub:
@@ -598,11 +604,8 @@ class WebSocket:
         self._hub.loop.run_callback(self._wake_reader)
 
     def _log(self, level: int, line: str, *values: object) -> None:
-        """Log behind the peer's address; from the hub, which must not wait for a handler, in a greenlet."""
-        if getcurrent() is self._hub:
-            gevent.spawn_raw(log.log, level, "%s " + line, self.peer, *values)
-        else:
-            log.log(level, "%s " + line, self.peer, *values)
+        """Log behind the peer's address."""
+        loglines.write(log, level, "%s " + line, self.peer, *values)
 
     def _closed_error(self) -> ConnectionClosed:
         error = ConnectionClosed(self.close_code or CloseCode.ABNORMAL_CLOSURE, self.close_reason)

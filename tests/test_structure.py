@@ -22,6 +22,7 @@ FLOORS = {
     "handshake": 3,
     "connection": 4,
     "deadlines": 5,
+    "loglines": 5,
     "transport": 5,
     "turns": 5,
     "keepalive": 6,

@@ -1007,7 +1007,7 @@ def test_queued_text_counts_by_its_bytes(opened: Opener) -> None:
     message = "\N{GRINNING FACE}" * 2_500  # 10,000 bytes
     frames = (peer.frame(message) for _ in itertools.count())
     peer.send_until_blocked(frames)
-    assert ws.messages_received <= 4 + 7  # what one read may bring on top
+    assert ws.messages_received <= 4 + 13  # what one read may bring on top
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -154,7 +154,7 @@ class Session:
         inflated = connection.inflated
         if events := connection.receive_data(chunk, self.limit, self.turn):
             self._take(events)
-        assert connection._message is None or len(connection._message.data) <= connection.max_message_size
+        assert connection._message is None or connection._message.size <= connection.max_message_size
         assert connection.inflated - inflated <= self.turn, "inflated more than its turn"
 
     def _take(self, events: list[Event]) -> None:
@@ -165,7 +165,7 @@ class Session:
             if isinstance(event, str):
                 assert type(event) is str and len(event.encode()) <= most
             elif isinstance(event, bytes):
-                assert type(event) is bytes and len(event) <= most
+                assert type(event) in {bytes, Counted} and len(event) <= most
             elif isinstance(event, Ping):
                 self._unanswered.append(event.payload)
             elif isinstance(event, Close):
