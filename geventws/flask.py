@@ -73,7 +73,8 @@ def _wrap(view: Callable[..., Any]) -> Callable[..., Any]:
         ws.accept_soon()
         answer = None
         try:
-            answer = view(ws, **parameters)
+            # Python 3.10 and 3.11 make a detour through C for **, which would be 368 bytes of each idle view's stack.
+            answer = view(ws, **parameters) if parameters else view(ws)
         except ConnectionClosed as exc:
             if exc.websocket not in {None, ws}:
                 raise

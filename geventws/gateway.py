@@ -14,7 +14,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from itertools import chain
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
 import gevent
 from gevent.event import Event
@@ -38,14 +38,29 @@ StartResponse = Callable[..., Any]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
 
-class Upgrade(NamedTuple):
-    """What a front end gives for one upgrade request: see WebSocket for the first three."""
+class Upgrade:
+    """One upgrade request, from its front end; see WebSocket for sock, take_leftover and on_accept.
 
-    sock: Any
-    take_leftover: Callable[[], bytes]
-    on_accept: Callable[[int], None]
-    on_hijack: Callable[[], None]  # the app returned without any answer: it used the raw socket itself
-    on_end: Callable[[int], None]  # the WebSocket is closed; so many bytes were sent on it
+    The gateway keeps no reference to what on_accept() lets go of, so that an idle WebSocket does not hold it.
+    """
+
+    __slots__ = ("sock", "start_response")
+
+    def __init__(self, sock: Any, start_response: Any) -> None:
+        self.sock = sock
+        self.start_response = start_response
+
+    def take_leftover(self) -> bytes:
+        return b""
+
+    def on_accept(self, size: int) -> None:
+        pass
+
+    def on_hijack(self) -> None:
+        """The app returned without any answer: it used the raw socket itself."""
+
+    def on_end(self, size: int) -> None:
+        """The WebSocket is closed; so many bytes were sent on it."""
 
 
 class Gateway:
@@ -60,9 +75,7 @@ class Gateway:
         self._idle = Event()
         self._idle.set()
 
-    def run(
-        self, app: Application, environ: dict[str, Any], start_response: StartResponse, upgrade: Upgrade
-    ) -> Iterable[bytes]:
+    def run(self, app: Application, environ: dict[str, Any], upgrade: Upgrade) -> Iterable[bytes]:
         """Answer a request for which wants_websocket() holds; return the HTTP body, () after a WebSocket.
 
         By then the WebSocket is closed. An exception of a view that neither used it nor answered is let
@@ -74,14 +87,15 @@ class Gateway:
             hint = ORIGIN_HINT if exc.status == HTTPStatus.FORBIDDEN else ""
             path = printable(environ.get("PATH_INFO", ""))
             log.warning("%s %s refused: %s%s", environ.get("REMOTE_ADDR") or "unix", path, exc, hint)
-            return _refuse(exc, start_response, environ["REQUEST_METHOD"])
+            return _refuse(exc, upgrade.start_response, environ["REQUEST_METHOD"])
         environ["HTTP_UPGRADE"] = "websocket"  # frameworks know no list of protocols
         ws = WebSocket(upgrade.sock, upgrade.take_leftover, environ, upgrade.on_accept, self.options, request)
+        del request  # this frame lives as long as the WebSocket
         environ["wsgi.websocket"] = ws
         self.live[ws] = gevent.getcurrent()
         self._idle.clear()
         try:
-            return self._run_view(app, environ, start_response, ws, upgrade)
+            return self._run_view(app, environ, ws, upgrade)
         finally:
             del self.live[ws]
             environ.pop("wsgi.websocket", None)  # ws.environ points back: only the garbage collector would free them
@@ -103,28 +117,11 @@ class Gateway:
             )
         return request
 
-    def _run_view(
-        self, app: Application, environ: dict[str, Any], start_response: StartResponse, ws: WebSocket, upgrade: Upgrade
-    ) -> Iterable[bytes]:
-        answer = ""
-        failed = False
-
-        def respond(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-            nonlocal answer, failed
-            if ws.accepted:
-                # Too late for HTTP. A framework that caught the view's exception shows it by its 500.
-                failed = status.startswith("5")
-                if status.startswith("4"):
-                    log.warning("%s %s answered %s after the handshake, too late", ws.peer, printable(ws.path), status)
-                return _discard
-            answer = status
-            self._explain_mismatch(status, environ)
-            headers = [header for header in headers if header[0].lower() != "connection"]
-            return start_response(status, [*headers, ("Connection", "close")], exc_info)
-
+    def _run_view(self, app: Application, environ: dict[str, Any], ws: WebSocket, upgrade: Upgrade) -> Iterable[bytes]:
+        answer = _Answer(self, ws, upgrade)
         body: Iterable[bytes] = ()
         try:
-            body = app(environ, respond)
+            body = app(environ, answer.start_response)
             if not ws.accepted:
                 body = _Body(body)  # an app that is a generator runs only now, up to its first bytes
         except StopIteration:
@@ -142,11 +139,11 @@ class Gateway:
                 if isinstance(exc, KeyboardInterrupt):
                     raise  # it means the whole program
             else:
-                failed = True
+                answer.is_failure = True
                 log.exception("%s %s view failed", ws.peer, printable(ws.path))
         if not ws.accepted:
-            ws.answer(answer or "nothing, but used the socket itself")
-            if answer:
+            ws.answer(answer.status or "nothing, but used the socket itself")
+            if answer.status:
                 return body
             upgrade.on_hijack()
             return ()
@@ -154,13 +151,13 @@ class Gateway:
             getattr(body, "close", _discard)()
         except Exception:
             log.exception("%s %s closing the response failed", ws.peer, printable(ws.path))
-        if failed:
+        if answer.is_failure:
             ws.finish(CloseCode.INTERNAL_ERROR)
         else:
             ws.finish()
         return ()
 
-    def _explain_mismatch(self, status: str, environ: dict[str, Any]) -> None:
+    def explain_mismatch(self, status: str, environ: dict[str, Any]) -> None:
         """Say once why Werkzeug answers 400: its rules are for HTTP or for WebSocket, not for both."""
         if self._explained or not status.startswith("400"):
             return
@@ -223,6 +220,33 @@ class Gateway:
         for greenlet in list(self.live.values()):
             gevent.kill(greenlet)
         self._idle.wait(0.5)
+
+
+class _Answer:
+    """What an app says in HTTP to one upgrade request; no closure, of which each cell would outlive the handshake."""
+
+    __slots__ = ("_gateway", "_upgrade", "_ws", "is_failure", "status")
+
+    def __init__(self, gateway: Gateway, ws: WebSocket, upgrade: Upgrade) -> None:
+        self._gateway = gateway
+        self._upgrade = upgrade
+        self._ws = ws
+        self.status = ""  # that goes out
+        self.is_failure = False  # the view has failed behind the handshake
+
+    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        """Begin the HTTP response, as WSGI has it."""
+        ws = self._ws
+        if ws.accepted:
+            # Too late for HTTP. A framework that caught the view's exception shows it by its 500.
+            self.is_failure = status.startswith("5")
+            if status.startswith("4"):
+                log.warning("%s %s answered %s after the handshake, too late", ws.peer, printable(ws.path), status)
+            return _discard
+        self.status = status
+        self._gateway.explain_mismatch(status, ws.environ)
+        headers = [header for header in headers if header[0].lower() != "connection"]
+        return self._upgrade.start_response(status, [*headers, ("Connection", "close")], exc_info)
 
 
 class _Body:

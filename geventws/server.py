@@ -21,7 +21,7 @@ import gevent
 from gevent import pywsgi
 
 from . import handshake
-from .gateway import Application, Gateway, StartResponse, Upgrade
+from .gateway import Application, Gateway, StartResponse
 from .listener import Listener
 from .options import Options
 from .websocket import printable
@@ -124,10 +124,9 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         self.wsgi_input.chunked_input = False
         self.wsgi_input.socket = None
         app = self.application
-        upgrade = Upgrade(self.socket, self._take_leftover, self._on_accept, self._on_hijack, self._on_end)
 
         def run(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-            return _gateway(self.server).run(app, environ, start_response, upgrade)
+            return _gateway(self.server).run(app, environ, self)
 
         self.application = run
         try:
@@ -135,7 +134,13 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         finally:
             self.application = app  # run() holds us: only the garbage collector would free both
 
-    def _take_leftover(self) -> bytes:
+    # What the gateway asks of a front end
+
+    @property
+    def sock(self) -> Any:
+        return self.socket
+
+    def take_leftover(self) -> bytes:
         """Return what the buffered reader read beyond the request, without waiting."""
         self.socket.settimeout(0.0)
         try:
@@ -145,18 +150,20 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         leftover: bytes = self.rfile.read(len(data))
         return leftover
 
-    def _on_accept(self, size: int) -> None:
+    def on_accept(self, size: int) -> None:
         # A length keeps an error answer of pywsgi out of the WebSocket's stream.
         self._leave_http("101 Switching Protocols", size)
         # The reader holds 8 KiB, and a reference that would keep the socket from closing.
         self.rfile.close()
         self.environ["wsgi.input"] = io.BytesIO()
 
-    def _on_hijack(self) -> None:
+    def on_hijack(self) -> None:
         self._leave_http("101 Switching Protocols", 1)
 
-    def _on_end(self, size: int) -> None:
+    def on_end(self, size: int) -> None:
         self.response_length = size
+
+    # The rest is pywsgi's
 
     def _leave_http(self, status: str, size: int) -> None:
         """Have pywsgi write nothing more, and log this status and size at the end."""

@@ -13,8 +13,9 @@ import re
 import signal
 import sys
 from collections.abc import Iterable
-from functools import partial
+from datetime import datetime
 from time import monotonic
+from types import FunctionType
 from typing import Any, ClassVar
 
 import gevent
@@ -22,12 +23,14 @@ from gevent.server import StreamServer
 
 from . import handshake
 from .errors import MissingPackage
-from .gateway import Gateway, StartResponse, Upgrade
+from .gateway import Gateway, Upgrade
 from .listener import Listener
 from .options import Options
 
 try:
     from gunicorn.errors import AppImportError
+    from gunicorn.glogging import Logger
+    from gunicorn.http import wsgi
     from gunicorn.workers.ggevent import GeventWorker
 except ImportError as exc:  # its gevent worker needs `packaging` too, which plain gunicorn does not bring
     raise MissingPackage(f"geventws.Worker needs gunicorn ({exc}): pip install 'gunicorn[gevent]'") from exc
@@ -36,6 +39,13 @@ REQUEST_TIMEOUT = 20.0  # seconds for a request head where --keep-alive is 0; el
 KILL_MARGIN = 2.0  # seconds before gunicorn's own SIGKILL by which the worker wants to be gone
 QUICK_STOP = 2.0  # seconds that SIGINT and SIGQUIT leave to the closing handshakes
 
+_LOST = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
+_NOTHING = io.BytesIO()  # the body of every upgrade request
+_ALIKE = {
+    *("HTTP_HOST", "HTTP_UPGRADE", "HTTP_CONNECTION", "HTTP_ORIGIN", "HTTP_USER_AGENT", "HTTP_SEC_WEBSOCKET_VERSION"),
+    *("HTTP_SEC_WEBSOCKET_EXTENSIONS", "HTTP_SEC_WEBSOCKET_PROTOCOL", "HTTP_ACCEPT_LANGUAGE", "HTTP_ACCEPT_ENCODING"),
+    *("HTTP_CACHE_CONTROL", "HTTP_PRAGMA", "SERVER_PROTOCOL", "SERVER_NAME", "SERVER_PORT", "REQUEST_METHOD"),
+}
 _target = re.compile(r"(?:https?://([^/?#]+))?(?:[/?][^#]*)?", re.IGNORECASE)
 
 
@@ -50,8 +60,121 @@ class _Server(Listener, StreamServer):  # type: ignore[misc]
     def getsockname(self) -> Any:
         return self._name
 
+    def do_handle(self, *accepted: Any) -> None:
+        """Serve a connection in a greenlet of its own."""
+        if self.ssl_enabled:
+            super().do_handle(*accepted)
+            return
+        try:
+            self._spawn(_serve, [self._worker, self, *accepted])
+        except BaseException:
+            self.do_close(*accepted)
+            raise
+
     def handle(self, client: Any, address: Any) -> None:
-        self._worker.handle(self, client, address)
+        """Serve a TLS connection, whose handshake is complete."""
+        upgrade = self._worker.handle(self, client, address)
+        if upgrade is not None:
+            upgrade.serve()
+
+
+def _serve(accepted: list[Any]) -> None:
+    worker, server, client, address = accepted
+    accepted.clear()  # the greenlet holds its arguments to its end
+    upgrade = worker.handle(server, client, address)
+    del client, address
+    if upgrade is not None:
+        upgrade.serve()
+
+
+class _Upgrade(Upgrade):
+    """An upgrade request that gunicorn has parsed, served outside its frames.
+
+    What an idle WebSocket holds here is a few references: gunicorn's frames, parser, request and response would
+    be 8 of 22 KB. Where an access log or a hook will look at the last two, they stay.
+    """
+
+    __slots__ = ("_address", "_environ", "_greenlet", "_request", "_response", "_started", "_worker")
+
+    def __init__(self, worker: Worker, request: Any, sock: Any, address: Any, environ: dict[str, Any], response: Any):
+        super().__init__(sock, response.start_response)
+        self._worker = worker
+        self._request = request
+        self._response = response
+        self._environ = environ
+        self._address = address
+        self._greenlet = gevent.getcurrent()
+        self._started = datetime.now()
+        # Whatever the answer: the next bytes on this connection may be no HTTP.
+        response.force_close()
+        # gunicorn closes the socket on its way out of its frames. As a file made of it would, this holds it.
+        sock._io_refs += 1
+
+    def serve(self) -> None:
+        """Run the app and close the connection; nothing is left to gunicorn but its hooks and logs."""
+        worker, sock = self._worker, self.sock
+        sock._io_refs -= 1
+        sock._closed = False
+        del sock
+        try:
+            self._write(worker.run_upgrade(self._environ, self))
+        except (gevent.GreenletExit, SystemExit):
+            pass
+        except Exception as exc:
+            self._fail(exc)
+        finally:
+            if self._response is not None:
+                worker.post_request(self._request, self._environ, self._response)
+            if self.sock is not None:
+                self.sock.close()
+
+    def _write(self, body: Iterable[bytes]) -> None:
+        response = self._response
+        if response is None:
+            return
+        try:
+            for data in body:
+                response.write(data)
+            response.close()
+        finally:
+            self._worker.log.access(response, self._request, self._environ, datetime.now() - self._started)
+            getattr(body, "close", int)()
+
+    def _fail(self, exc: Exception) -> None:
+        worker = self._worker
+        if isinstance(exc, OSError) and exc.errno in _LOST:
+            worker.log.debug("Ignoring a lost client: %s", exc)
+        elif isinstance(exc, OSError) or self._response is None or self._response.headers_sent:
+            worker.log.exception("Error handling request")
+        else:
+            worker.handle_error(self._request, self.sock, self._address, exc)
+
+    # What the gateway asks of a front end
+
+    def take_leftover(self) -> bytes:
+        """Return what gunicorn's parser read beyond the request."""
+        unreader = self._request.unreader
+        leftover: bytes = unreader.buf.getvalue()
+        unreader.buf = io.BytesIO()
+        return leftover
+
+    def on_accept(self, size: int) -> None:
+        """Let go of what was for HTTP."""
+        _leave_http(self._response, size)
+        self._environ.update({"wsgi.input": _NOTHING})
+        for name in ("gunicorn.socket", "wsgi.early_hints"):
+            self._environ.pop(name, None)
+        self.sock = None  # the transport's now
+        self._worker.release_slot(self._greenlet)
+        if not self._worker.is_watched:
+            self._request = self._response = self._address = self.start_response = self._greenlet = None
+
+    def on_hijack(self) -> None:
+        _leave_http(self._response, 0)
+
+    def on_end(self, size: int) -> None:
+        if self._response is not None:
+            self._response.sent = size
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
@@ -63,8 +186,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     options: ClassVar[dict[str, Any]] = {}
     wsgi: Any
+    alive: bool
     gateway: Gateway | None = None
     _stop_greenlet: gevent.Greenlet | None = None
+    _errors: Any = None  # wsgi.errors, one for all
 
     @classmethod
     def with_options(cls, **options: Any) -> type[Worker]:
@@ -80,17 +205,22 @@ class Worker(GeventWorker):  # type: ignore[misc]
         super().init_process()
 
     def load_wsgi(self) -> None:
-        """Load the app and put the gateway before it."""
+        """Load the app."""
         try:
             options = Options.from_environ(os.environ).replace(**self.options)
         except (TypeError, ValueError) as exc:
             raise AppImportError(f"geventws: {exc}") from exc
         self._servers: list[StreamServer] = []
         self.gateway = Gateway(options)  # before the app: a signal may come while it is imported
+        self._upgrades: dict[gevent.Greenlet, _Upgrade] = {}
+        self._patience: dict[gevent.Greenlet, gevent.Timeout] = {}
         super().load_wsgi()
-        self._app = self.wsgi
-        self.gateway.expect_disconnects(self._app)
-        self.wsgi = self._run_app
+        self.gateway.expect_disconnects(self.wsgi)
+        # A method is called without a detour through C, which would be 376 bytes of each idle view's stack.
+        self._app = self.wsgi if isinstance(self.wsgi, FunctionType) else self.wsgi.__call__
+        someone_logs = type(self.log) is not Logger or getattr(self.log, "access_log_enabled", True)
+        # Whether someone will look at gunicorn's request and response once a WebSocket has ended.
+        self.is_watched = someone_logs or self.cfg.post_request is not self.cfg.settings["post_request"].default
         logger = logging.getLogger("geventws")
         if not logger.hasHandlers():  # the app chose no place for it
             logger.handlers = self.log.error_log.handlers
@@ -105,56 +235,68 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._servers.append(server)
         return server
 
-    def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        """Serve one connection."""
+    def handle(self, listener: Any, client: Any, addr: Any) -> _Upgrade | None:
+        """Serve one connection, up to an upgrade request, which is returned."""
         greenlet = gevent.getcurrent()
-        late = ConnectionResetError(errno.ECONNRESET, "no whole request head in time")
-        greenlet.patience = gevent.Timeout.start_new(None if self.cfg.keepalive else REQUEST_TIMEOUT, late)
+        if not self.cfg.keepalive:
+            late = ConnectionResetError(errno.ECONNRESET, "no whole request head in time")
+            self._patience[greenlet] = gevent.Timeout.start_new(REQUEST_TIMEOUT, late)
         try:
             super().handle(listener, client, addr)
         finally:
-            greenlet.patience.close()
+            self._head_is_read()
+        return self._upgrades.pop(greenlet, None)
+
+    def _head_is_read(self) -> None:
+        patience = self._patience.pop(gevent.getcurrent(), None)
+        if patience is not None:
+            patience.close()
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         """Serve a request whose head was read."""
-        gevent.getcurrent().patience.close()
-        super().handle_request(listener_name, req, sock, addr)
+        self._head_is_read()
+        if not handshake.wants_websocket({"HTTP_UPGRADE": ",".join(v for name, v in req.headers if name == "UPGRADE")}):
+            super().handle_request(listener_name, req, sock, addr)
+            return
+        self.cfg.pre_request(self, req)
+        response, environ = wsgi.create(req, sock, addr, listener_name, self.cfg)
+        environ["wsgi.multithread"] = True
+        environ["wsgi.errors"] = self._errors = self._errors or environ["wsgi.errors"]
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
+        self._upgrades[gevent.getcurrent()] = _Upgrade(self, req, sock, addr, _shared(environ), response)
+        raise StopIteration  # which ends gunicorn's loop over the requests of this connection
 
     def handle_http2(self, *args: Any, **kwargs: Any) -> None:
         """Serve an HTTP/2 connection, of which gunicorn takes care."""
-        gevent.getcurrent().patience.close()
+        self._head_is_read()
         super().handle_http2(*args, **kwargs)
 
-    def _run_app(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        # HTTP/2 has no Upgrade.
-        if not handshake.wants_websocket(environ) or not environ["SERVER_PROTOCOL"].startswith("HTTP/1"):
-            return self._app(environ, start_response)  # type: ignore[no-any-return]
+    def run_upgrade(self, environ: dict[str, Any], upgrade: _Upgrade) -> Iterable[bytes]:
+        """Run the app on an upgrade request; return the body of the HTTP response, if that is the answer."""
         target = _target.fullmatch(environ["RAW_URI"])
         if target is None:
             environ["HTTP_HOST"] = ""  # gunicorn takes any target; the handshake refuses this
         elif target[1]:
             environ["HTTP_HOST"] = target[1]  # RFC 9112 §3.2.2: it stands for the Host header
-        response = start_response.__self__  # type: ignore[attr-defined]
-        # Whatever the answer: the next bytes on this connection may be no HTTP.
-        response.force_close()
-        response.req.force_close()
-        upgrade = Upgrade(
-            response.sock,
-            partial(_take_leftover, response.req.unreader),
-            partial(self._on_accept, response, environ, gevent.getcurrent()),
-            partial(_leave_http, response, 0),
-            partial(setattr, response, "sent"),
-        )
+        del target
         assert self.gateway is not None
-        return self.gateway.run(self._app, environ, start_response, upgrade)
+        return self.gateway.run(self._app, environ, upgrade)
 
-    def _on_accept(self, response: Any, environ: dict[str, Any], greenlet: gevent.Greenlet, size: int) -> None:
-        _leave_http(response, size)
-        environ["wsgi.input"] = io.BytesIO()
-        # A WebSocket holds none of worker_connections: idle ones must not stop the site's HTTP.
+    def release_slot(self, greenlet: gevent.Greenlet) -> None:
+        """Let greenlet hold none of worker_connections: idle WebSockets must not stop the site's HTTP."""
         for server in self._servers:
             if greenlet in server.pool:
                 server.pool.discard(greenlet)
+
+    def post_request(self, request: Any, environ: dict[str, Any], response: Any) -> None:
+        """Call gunicorn's hook of that name."""
+        try:
+            self.cfg.post_request(self, request, environ, response)
+        except Exception:
+            self.log.exception("Exception in post_request hook")
 
     # Stopping: SIGTERM, SIGHUP and max_requests leave the closing handshakes nearly graceful_timeout
 
@@ -206,11 +348,12 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self._begin_stop(self._grace)
 
 
-def _take_leftover(unreader: Any) -> bytes:
-    """Return what gunicorn's parser read beyond the request."""
-    leftover: bytes = unreader.buf.getvalue()
-    unreader.buf = io.BytesIO()
-    return leftover
+def _shared(environ: dict[str, Any]) -> dict[str, Any]:
+    """Return the environ with its names, and values that most clients have alike, shared by all: 600 bytes less."""
+    return {
+        sys.intern(name): sys.intern(value) if name in _ALIKE and type(value) is str else value
+        for name, value in environ.items()
+    }
 
 
 def _leave_http(response: Any, size: int) -> None:

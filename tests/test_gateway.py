@@ -44,8 +44,7 @@ def test_peers_whose_bytes_inflate_to_much_have_it_in_several_passes() -> None:
     peers = []
     for _ in range(20):
         server, client = joined("unix")
-        upgrade = Upgrade(server, lambda: b"", lambda size: None, lambda: None, lambda size: None)
-        gevent.spawn(gateway.run, view, dict(environ), None, upgrade)
+        gevent.spawn(gateway.run, view, dict(environ), Upgrade(server, None))
         peers.append(Peer(client))
         peers[-1].open()
     left = []
@@ -73,10 +72,13 @@ def test_websocket_that_ended_is_freed_without_the_garbage_collector() -> None:
         assert ws.receive() is None
         return []
 
-    upgrade = Upgrade(server, lambda: b"", lambda size: None, lambda: None, sent.append)
+    class Counted(Upgrade):
+        def on_end(self, size: int) -> None:
+            sent.append(size)
+
     gc.disable()
     try:
-        running = gevent.spawn(Gateway(Options()).run, view, dict(ENVIRON), None, upgrade)
+        running = gevent.spawn(Gateway(Options()).run, view, dict(ENVIRON), Counted(server, None))
         peer = Peer(client)
         head = peer.open()
         peer.sock.sendall(close_frame())
