@@ -1,9 +1,10 @@
-"""What the benchmark needs and makes itself: a virtual environment with the peers, and the two C programs."""
+"""What the benchmarks need and make themselves: an environment with the peers, from PyPI and npm, and C programs."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ HERE = Path(__file__).resolve().parent
 @dataclass(frozen=True)
 class Environment:
     python: Path
-    versions: dict[str, str]  # of what requirements.txt names
-    missing: dict[str, str]  # requirement to the reason that pip gave
+    versions: dict[str, str]  # of what requirements.txt and package.json name
+    missing: dict[str, str]  # requirement to the reason that pip or npm gave
 
 
 def prepare(upgrade: bool) -> Environment:
@@ -41,13 +42,35 @@ def prepare(upgrade: bool) -> Environment:
         if done.returncode:
             missing[requirement] = (done.stderr.strip().splitlines() or [f"pip ended with {done.returncode}"])[-1]
     installed = versions(python)
-    return Environment(python, {name: installed[name] for name in names.values() if name in installed}, missing)
+    present = {name: installed[name] for name in names.values() if name in installed}
+    try:
+        present |= node_packages(directory, upgrade)
+    except (OSError, subprocess.CalledProcessError) as error:
+        missing["package.json"] = str(error)
+    return Environment(python, present, missing)
 
 
 def versions(python: Path) -> dict[str, str]:
     pip = [str(python), "-m", "pip", "--disable-pip-version-check", "list", "--format=json"]
     listed = json.loads(subprocess.run(pip, check=True, capture_output=True, text=True).stdout)
     return {package["name"].lower(): package["version"] for package in listed}
+
+
+def node_packages(directory: Path, upgrade: bool) -> dict[str, str]:
+    """Install what package.json names; return the versions of Node and of these packages.
+
+    Raises OSError without Node or npm, CalledProcessError when npm fails.
+    """
+    node = subprocess.run(["node", "--version"], check=True, capture_output=True, text=True).stdout.strip()
+    wanted = json.loads((HERE / "package.json").read_text())["dependencies"]
+    packages = {name: directory / "node_modules" / name / "package.json" for name in wanted}
+    if upgrade or not all(package.exists() for package in packages.values()):
+        print(f"installing {', '.join(wanted)}", file=sys.stderr)
+        shutil.copy(HERE / "package.json", directory)
+        npm = ["npm", "install", "--silent", "--no-package-lock", "--prefix", str(directory)]
+        subprocess.run(npm, check=True, stdout=sys.stderr)
+    found = {name: json.loads(package.read_text())["version"] for name, package in packages.items()}
+    return {"node": node.removeprefix("v"), **found}
 
 
 def compile_programs(build: Path) -> None:

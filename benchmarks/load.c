@@ -1,14 +1,14 @@
-/* WebSocket echo load: keeps messages in flight on many connections and times their way back.
+/* The load of the echo benchmark: keeps messages in flight on open connections and times their way back.
 
-   Knows RFC 6455 from the client's side: the opening handshake, masked frames out, unmasked frames in. In raw mode it
-   speaks no WebSocket: the same masked frames go out, and the same bytes must come back. Prints one JSON object; a reply
-   that is not the echo, or no reply at all, ends it with a line on stderr and exit status 1. */
+   load IN_FLIGHT WARM_UP SECONDS FD...: the connections are open files that it inherits, all ready for the first message.
+   On stdin it gets the messages: for each the size of its frames and of their echo, 4 bytes each, and the bytes of both.
+   They are sent in turn, and their echoes must come back in turn, byte for byte; of WebSocket it knows only that a
+   keepalive Ping may come between two echoes. Prints one JSON object; anything else than the echo, or nothing, ends it with
+   a line on stderr and exit status 1. */
 
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <netinet/tcp.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -18,15 +18,15 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
-#include <unistd.h>
 
 enum {
-    VARIANTS = 4,           /* different messages, sent in turn, so that a reordered or repeated echo is seen */
-    SAMPLE = 16,            /* of long messages every 16th is compared whole, of the others the header */
-    LONG = 4096,            /* bytes of payload from which a message is long */
+    MOST_VARIANTS = 64,     /* different messages, so that a reordered or repeated echo is seen */
+    SAMPLE = 17,            /* of long echoes every 17th is compared whole, which is each variant in turn */
+    LONG = 4096,            /* bytes from which an echo is long */
+    BEGINNING = 16,         /* bytes of every echo that are compared */
     SCRATCH = 1 << 18,      /* bytes read at once */
     EVENTS = 256,
-    PATIENCE = 10,          /* seconds without an echo, or without an answer to the handshake */
+    PATIENCE = 10,          /* seconds without an echo */
     PING = 0x89,
     BUCKETS = 64 * 60,
 };
@@ -34,22 +34,22 @@ enum {
 struct connection {
     int fd;
     bool waits_to_write;
-    uint64_t sent;          /* bytes of the endless stream of frames that the kernel took */
+    uint64_t sent;          /* bytes of the endless stream of messages that the kernel took */
     uint64_t echoed;        /* messages that came back whole */
-    size_t position;        /* bytes of the current reply that came */
+    size_t position;        /* bytes of the current echo that came */
     bool ping_begun;        /* the next byte is the length of a Ping */
     size_t ping_left;
     uint64_t *sent_at;      /* ns; message n at n % in_flight */
 };
 
-static int in_flight;
-static bool raw;
-static size_t payload_size, frame_size, reply_size, reply_header_size;
-static uint8_t *frames;                 /* VARIANTS + in_flight frames in turn: any in_flight of them in one piece */
-static uint8_t *replies[VARIANTS];
+static int in_flight, variants;
+static uint8_t *stream;                     /* the messages in turn: any in_flight of them in one piece */
+static size_t starts[MOST_VARIANTS + 1];    /* of each variant in the stream, and where the first comes again */
+static size_t echo_sizes[MOST_VARIANTS];
+static uint8_t *echoes[MOST_VARIANTS];
 static uint8_t scratch[SCRATCH];
 
-static bool measuring, stopping;
+static bool pings_may_come, measuring, stopping;
 static uint64_t messages, slowest, histogram[BUCKETS];
 
 static _Noreturn __attribute__((format(printf, 1, 2))) void fail(const char *format, ...)
@@ -70,10 +70,10 @@ static void *allocate(size_t count, size_t size)
     return memory;
 }
 
-static uint64_t nanoseconds(clockid_t clock)
+static uint64_t nanoseconds(void)
 {
     struct timespec time;
-    clock_gettime(clock, &time);
+    clock_gettime(CLOCK_MONOTONIC, &time);
     return time.tv_sec * 1000000000ull + time.tv_nsec;
 }
 
@@ -84,49 +84,50 @@ static double cpu_seconds(void)
     return usage.ru_utime.tv_sec + usage.ru_stime.tv_sec + (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 }
 
-/* RFC 6455 §5.2: FIN and opcode, mask bit and length, in the fewest bytes. */
-static size_t frame_header(uint8_t *header, int opcode, bool masked)
+static uint8_t *read_bytes(size_t size)
 {
-    uint8_t mask_bit = masked ? 0x80 : 0;
-    header[0] = 0x80 | opcode;
-    if (payload_size < 126) {
-        header[1] = mask_bit | payload_size;
-        return 2;
-    }
-    size_t length_bytes = payload_size < 65536 ? 2 : 8;
-    header[1] = mask_bit | (length_bytes == 2 ? 126 : 127);
-    for (size_t i = 0; i < length_bytes; i++)
-        header[2 + i] = (uint64_t)payload_size >> 8 * (length_bytes - 1 - i);
-    return 2 + length_bytes;
+    uint8_t *bytes = allocate(1, size);
+    if (fread(bytes, 1, size, stdin) != size)
+        fail("a message is cut short");
+    return bytes;
 }
 
-static void build_frames(int opcode)
+static void read_messages(void)
 {
-    uint8_t header[10];
-    size_t frame_header_size = frame_header(header, opcode, true);
-    frame_size = frame_header_size + 4 + payload_size;
-    frames = allocate(VARIANTS + in_flight, frame_size);
-    for (int n = 0; n < VARIANTS + in_flight; n++) {
-        uint8_t *frame = frames + n * frame_size, *key = frame + frame_header_size, *payload = key + 4;
-        memcpy(frame, header, frame_header_size);
-        for (int i = 0; i < 4; i++)
-            key[i] = 0x9d + 67 * i + 29 * (n % VARIANTS);
-        for (size_t i = 0; i < payload_size; i++)
-            payload[i] = ('a' + (i * 7 + n % VARIANTS) % 26) ^ key[i % 4];
+    uint32_t sizes[2];
+    uint8_t *frames[MOST_VARIANTS];
+    size_t frames_size[MOST_VARIANTS], room = 0, filled = 0;
+    for (; variants < MOST_VARIANTS && fread(sizes, sizeof sizes, 1, stdin); variants++) {
+        frames[variants] = read_bytes(frames_size[variants] = sizes[0]);
+        echoes[variants] = read_bytes(echo_sizes[variants] = sizes[1]);
+        starts[variants + 1] = starts[variants] + sizes[0];
     }
+    if (!variants)
+        fail("no messages");
+    for (int n = 0; n < variants + in_flight; n++)
+        room += frames_size[n % variants];
+    stream = allocate(1, room);
+    for (int n = 0; n < variants + in_flight; n++) {
+        memcpy(stream + filled, frames[n % variants], frames_size[n % variants]);
+        filled += frames_size[n % variants];
+    }
+    /* Raw bytes come back masked and may begin with anything; a WebSocket server's frame has no mask. */
+    pings_may_come = !(echoes[0][1] & 0x80);
+}
 
-    reply_header_size = raw ? 0 : frame_header(header, opcode, false);
-    reply_size = raw ? frame_size : reply_header_size + payload_size;
-    for (int n = 0; n < VARIANTS; n++) {
-        uint8_t *frame = frames + n * frame_size, *key = frame + frame_header_size, *payload = key + 4;
-        replies[n] = frame;
-        if (raw)
-            continue;
-        replies[n] = allocate(1, reply_size);
-        memcpy(replies[n], header, reply_header_size);
-        for (size_t i = 0; i < payload_size; i++)
-            replies[n][reply_header_size + i] = payload[i] ^ key[i % 4];
-    }
+/* Where a message begins in the endless stream. */
+static uint64_t position_of(uint64_t message)
+{
+    return message / variants * starts[variants] + starts[message % variants];
+}
+
+/* Messages that left, or began to. */
+static uint64_t messages_begun(const struct connection *connection)
+{
+    uint64_t begun = connection->sent / starts[variants] * variants;
+    for (size_t rest = connection->sent % starts[variants], n = 0; starts[n] < rest; n++)
+        begun++;
+    return begun;
 }
 
 /* 64 buckets for each power of two: within 1.6 % of the true value. */
@@ -149,62 +150,14 @@ static double microseconds_at(double quantile)
     return slowest / 1e3;
 }
 
-/* RFC 6455 §4.1; the key and its answer are those of §1.3. */
-static void shake_hands(int fd, int port)
-{
-    char request[256], response[4096];
-    int size = snprintf(request, sizeof request,
-                        "GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", port);
-    if (send(fd, request, size, MSG_NOSIGNAL) != size)
-        fail("handshake: cannot send: %s", strerror(errno));
-    char *end = NULL;
-    for (size = 0; !end; end = strstr(response, "\r\n\r\n")) {
-        ssize_t got = recv(fd, response + size, sizeof response - 1 - size, 0);
-        if (got <= 0)
-            fail("handshake: %s", got ? strerror(errno) : "connection closed");
-        size += got;
-        response[size] = 0;
-    }
-    if (strncmp(response, "HTTP/1.1 101 ", 13))
-        fail("handshake refused: %.*s", (int)strcspn(response, "\r"), response);
-    const char *accept = strcasestr(response, "\nsec-websocket-accept:");
-    if (!accept || strncmp(accept + 22 + strspn(accept + 22, " "), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r", 29))
-        fail("handshake: not the Sec-WebSocket-Accept of its key");
-    if (strcasestr(response, "\nsec-websocket-extensions:"))
-        fail("handshake: an extension that was not offered");
-    if (end + 4 != response + size)
-        fail("handshake: bytes after it that nobody asked for");
-}
-
-static int open_connection(int port)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
-    struct timeval patience = {.tv_sec = PATIENCE};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address))
-        fail("cannot connect: %s", strerror(errno));
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    if (!raw)
-        shake_hands(fd, port);
-    return fd;
-}
-
-/* Messages that left, or began to. */
-static uint64_t messages_begun(const struct connection *connection)
-{
-    return (connection->sent + frame_size - 1) / frame_size;
-}
-
 /* Send what may be in flight and is not yet; what the kernel does not take waits for EPOLLOUT. */
-static void write_frames(int epoll, struct connection *connection)
+static void write_messages(int epoll, struct connection *connection)
 {
-    uint64_t may_be_sent = (stopping ? messages_begun(connection) : connection->echoed + in_flight) * frame_size;
+    uint64_t may_begin = stopping ? messages_begun(connection) : connection->echoed + in_flight;
+    uint64_t may_be_sent = position_of(may_begin);
     size_t size = may_be_sent - connection->sent;
     if (size) {
-        uint8_t *from = frames + connection->sent % (VARIANTS * frame_size);
+        uint8_t *from = stream + connection->sent % starts[variants];
         ssize_t sent = send(connection->fd, from, size, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (sent < 0 && errno != EAGAIN)
             fail("send: %s", strerror(errno));
@@ -232,11 +185,11 @@ static void count_echo(struct connection *connection, uint64_t now)
     *sent_at = now;
 }
 
-/* Between two replies a keepalive Ping may come: it is passed over, for the run ends before a Pong is missed. */
+/* Between two echoes a keepalive Ping may come: it is passed over, for the run ends before a Pong is missed. */
 static bool in_ping(struct connection *connection, const uint8_t **bytes, size_t *size)
 {
     if (!connection->ping_begun && !connection->ping_left) {
-        if (raw || connection->position || **bytes != PING)
+        if (!pings_may_come || connection->position || **bytes != PING)
             return false;
         connection->ping_begun = true;
         ++*bytes, --*size;
@@ -261,13 +214,14 @@ static void take_bytes(struct connection *connection, const uint8_t *bytes, size
     while (size) {
         if (in_ping(connection, &bytes, &size))
             continue;
-        const uint8_t *expected = replies[connection->echoed % VARIANTS] + connection->position;
-        size_t part = reply_size - connection->position, compared;
+        int variant = connection->echoed % variants;
+        const uint8_t *expected = echoes[variant] + connection->position;
+        size_t part = echo_sizes[variant] - connection->position, compared;
         if (part > size)
             part = size;
         compared = part;
-        if (payload_size >= LONG && connection->echoed % SAMPLE)
-            compared = connection->position < reply_header_size ? reply_header_size - connection->position : 0;
+        if (echo_sizes[variant] >= LONG && connection->echoed % SAMPLE)
+            compared = connection->position < BEGINNING ? BEGINNING - connection->position : 0;
         if (compared > part)
             compared = part;
         if (memcmp(bytes, expected, compared)) {
@@ -278,20 +232,11 @@ static void take_bytes(struct connection *connection, const uint8_t *bytes, size
                  connection->echoed, connection->position + at, bytes[at], expected[at]);
         }
         bytes += part, size -= part, connection->position += part;
-        if (connection->position == reply_size) {
+        if (connection->position == echo_sizes[variant]) {
             connection->position = 0;
             count_echo(connection, now);
         }
     }
-}
-
-/* RFC 6455 §7.1.1: a Close, and then the server ends the connection. */
-static void close_connection(int fd)
-{
-    static const uint8_t close_1000[] = {0x88, 0x82, 0, 0, 0, 0, 1000 >> 8, 1000 & 0xff};
-    if (!raw && send(fd, close_1000, sizeof close_1000, MSG_NOSIGNAL) == sizeof close_1000)
-        recv(fd, scratch, SCRATCH, 0);
-    close(fd);
 }
 
 static void print_result(const struct connection *connections, int count, double seconds, double cpu)
@@ -302,8 +247,7 @@ static void print_result(const struct connection *connections, int count, double
         fewest = connections[i].echoed < fewest ? connections[i].echoed : fewest;
         most = connections[i].echoed > most ? connections[i].echoed : most;
     }
-    printf("{\"messages\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"seconds\": %.6f, ",
-           messages, messages * payload_size, seconds);
+    printf("{\"messages\": %" PRIu64 ", \"seconds\": %.6f, ", messages, seconds);
     printf("\"p50_us\": %.2f, \"p99_us\": %.2f, \"max_us\": %.2f, \"load_cpu\": %.3f, ",
            microseconds_at(0.50), microseconds_at(0.99), slowest / 1e3, cpu / seconds);
     printf("\"messages_in_all\": %" PRIu64 ", \"fewest_on_a_connection\": %" PRIu64
@@ -316,7 +260,7 @@ static uint64_t serve_events(int epoll)
     static uint64_t last_echo;
     struct epoll_event events[EVENTS];
     int ready = epoll_wait(epoll, events, EVENTS, 100);
-    uint64_t now = nanoseconds(CLOCK_MONOTONIC);
+    uint64_t now = nanoseconds();
     if (last_echo && now - last_echo > PATIENCE * 1000000000ull)
         fail("no echo for %d s", PATIENCE);
     for (int i = 0; i < ready; i++) {
@@ -326,10 +270,10 @@ static uint64_t serve_events(int epoll)
             if (got <= 0)
                 fail("message %" PRIu64 " is not echoed: %s", connection->echoed,
                      got ? strerror(errno) : "connection closed");
-            now = nanoseconds(CLOCK_MONOTONIC);
+            now = nanoseconds();
             take_bytes(connection, scratch, got, now);
         }
-        write_frames(epoll, connection);
+        write_messages(epoll, connection);
     }
     if (ready || !last_echo)
         last_echo = now;
@@ -346,31 +290,30 @@ static bool all_echoed(const struct connection *connections, int count)
 
 int main(int argc, char **argv)
 {
-    if (argc != 9) {
-        fputs("usage: load PORT CONNECTIONS IN_FLIGHT BYTES text|binary websocket|raw WARM_UP SECONDS\n", stderr);
+    if (argc < 5) {
+        fputs("usage: load IN_FLIGHT WARM_UP SECONDS FD...\n", stderr);
         return 2;
     }
-    int port = atoi(argv[1]), count = atoi(argv[2]);
-    in_flight = atoi(argv[3]);
-    payload_size = strtoul(argv[4], NULL, 10);
-    raw = !strcmp(argv[6], "raw");
-    build_frames(strcmp(argv[5], "text") ? 2 : 1);
+    int count = argc - 4;
+    in_flight = atoi(argv[1]);
+    read_messages();
 
     int epoll = epoll_create1(EPOLL_CLOEXEC);
     struct connection *connections = allocate(count, sizeof *connections);
     for (int i = 0; i < count; i++) {
-        connections[i].fd = open_connection(port);
+        connections[i].fd = atoi(argv[4 + i]);
         connections[i].sent_at = allocate(in_flight, sizeof *connections[i].sent_at);
         struct epoll_event event = {.events = EPOLLIN, .data.ptr = &connections[i]};
-        epoll_ctl(epoll, EPOLL_CTL_ADD, connections[i].fd, &event);
+        if (epoll_ctl(epoll, EPOLL_CTL_ADD, connections[i].fd, &event))
+            fail("file %d: %s", connections[i].fd, strerror(errno));
     }
 
-    uint64_t now = nanoseconds(CLOCK_MONOTONIC);
-    uint64_t begin = now + (uint64_t)(atof(argv[7]) * 1e9), end = begin + (uint64_t)(atof(argv[8]) * 1e9);
+    uint64_t now = nanoseconds();
+    uint64_t begin = now + (uint64_t)(atof(argv[2]) * 1e9), end = begin + (uint64_t)(atof(argv[3]) * 1e9);
     for (int i = 0; i < count; i++) {
         for (int n = 0; n < in_flight; n++)
             connections[i].sent_at[n] = now;
-        write_frames(epoll, &connections[i]);
+        write_messages(epoll, &connections[i]);
     }
     while (now < begin)
         now = serve_events(epoll);
@@ -386,8 +329,6 @@ int main(int argc, char **argv)
     stopping = true;
     while (!all_echoed(connections, count))
         serve_events(epoll);
-    for (int i = 0; i < count; i++)
-        close_connection(connections[i].fd);
     print_result(connections, count, (now - begin) / 1e9, cpu);
     return 0;
 }

@@ -29,7 +29,8 @@ from statistics import quantiles
 from time import monotonic, sleep
 
 from .clients import PATIENCE, Plan, Tally
-from .echo import machine, machine_seconds
+from .echo import machine
+from .load import machine_seconds
 from .servers import ROOT, START_TIMEOUT, STOP_TIMEOUT, Running, ServerFailed, answers, free_port, last_word
 
 FOREIGN = 0.1  # share of the connections that the websockets package holds

@@ -24,6 +24,7 @@ class Server:
     settings: str
     command: str
     raw: bool = False  # echoes bytes and speaks no WebSocket
+    socketio: bool = False  # speaks Socket.IO over its WebSocket
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,39 @@ class ServerFailed(Exception):
 
 PYTHON = "{python} -m benchmarks.servers."
 GUNICORN = "{python} -m gunicorn --bind 127.0.0.1:{port} --worker-class "
+GEVENTWS = GUNICORN + "geventws.Worker benchmarks.servers.flask_sockets:app"
+GEVENT_WEBSOCKET = GUNICORN + "geventwebsocket.gunicorn.workers.GeventWebSocketWorker benchmarks.servers."
+FLASK_SOCK = "benchmarks.servers.flask_sock:app"
+UVICORN = "{python} -m uvicorn --host 127.0.0.1 --port {port} --loop uvloop --http httptools --log-level warning "
 
 SERVERS = (
     Server("c-epoll", "TCP echo in C", "{build}/echo {port}", raw=True),
     Server("gevent", "TCP echo on StreamServer", PYTHON + "gevent_tcp {port}", raw=True),
-    Server("geventws", "Flask, gunicorn", GUNICORN + "geventws.Worker benchmarks.servers.flask_sockets:app"),
+    Server("geventws", "Flask, gunicorn", GEVENTWS),
+    Server("gevent-websocket", "Flask, gunicorn, wsaccel", GEVENT_WEBSOCKET + "flask_environ:app"),
+    Server("gevent-ws", "Flask, gevent.pywsgi", PYTHON + "gevent_ws {port}"),
+    Server("flask-sock", "Flask, gunicorn -k gevent", GUNICORN + "gevent " + FLASK_SOCK),
+    Server("flask-sock-threads", "Flask, gunicorn -k gthread", GUNICORN + "gthread --threads 100 " + FLASK_SOCK),
     Server(
-        "gevent-websocket",
-        "Flask, gunicorn, wsaccel",
-        GUNICORN + "geventwebsocket.gunicorn.workers.GeventWebSocketWorker benchmarks.servers.flask_environ:app",
+        "flask-socketio", "Flask, gunicorn, gevent-websocket", GEVENT_WEBSOCKET + "flask_socketio:app", socketio=True
     ),
-    Server("flask-sock", "Flask, gunicorn -k gevent", GUNICORN + "gevent benchmarks.servers.flask_sock:app"),
-    Server("websockets", "asyncio, uvloop", PYTHON + "websockets {port}"),
+    Server("websockets", "asyncio", PYTHON + "websockets {port} asyncio"),
+    Server("websockets-uvloop", "asyncio, uvloop", PYTHON + "websockets {port} uvloop"),
+    Server("websockets-sync", "threads", PYTHON + "websockets {port} sync"),
     Server("aiohttp", "asyncio, uvloop", PYTHON + "aiohttp {port}"),
     Server("picows", "callbacks, uvloop", PYTHON + "picows {port}"),
+    Server(
+        "uvicorn",
+        "ASGI, uvloop, httptools, websockets",
+        UVICORN + "--ws websockets-sansio --lifespan off benchmarks.servers.asgi:app",
+    ),
+    Server("tornado", "asyncio", PYTHON + "tornado {port}"),
+    Server("ws", "Node, bufferutil", "node benchmarks/servers/ws.js {port}"),
+)
+# As small on the wire as those peers that compress harder than geventws does by itself, and as those that do so less.
+DEFLATE_LEVELS = tuple(
+    Server(f"geventws-{level}", f"deflate_level {level}", f"env GEVENTWS_DEFLATE_LEVEL={level} {GEVENTWS}")
+    for level in (1, 5)
 )
 
 
@@ -76,6 +96,7 @@ def running(server: Server, python: Path, build: Path, core: int) -> Iterator[Ru
     port = free_port()
     command = server.command.format(python=python, build=build, port=port).split()
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    environ["NODE_PATH"] = str(python.parents[1] / "node_modules")
     with tempfile.TemporaryFile("w+", errors="replace") as log:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True

@@ -1,4 +1,4 @@
-"""Echo on aiohttp's server and uvloop, without compression."""
+"""Echo on aiohttp's server and uvloop."""
 
 import sys
 
@@ -7,7 +7,7 @@ from aiohttp import WSMsgType, web
 
 
 async def echo(request: web.Request) -> web.WebSocketResponse:
-    ws = web.WebSocketResponse(compress=False)
+    ws = web.WebSocketResponse()
     await ws.prepare(request)
     async for message in ws:
         if message.type is WSMsgType.TEXT:

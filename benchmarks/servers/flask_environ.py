@@ -1,4 +1,4 @@
-"""A Flask view that echoes over environ["wsgi.websocket"], for gevent-websocket."""
+"""A Flask view that echoes over environ["wsgi.websocket"], for gevent-websocket and gevent-ws."""
 
 from flask import Flask, request
 

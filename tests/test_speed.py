@@ -1,0 +1,67 @@
+"""Speed may not be lost unseen: the processor time of an echo, beside that of raw gevent in the same run.
+
+Not wall time: what else the machine does makes that longer.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from benchmarks.crowd import OURS
+from benchmarks.environment import compile_programs
+from benchmarks.load import Sample, Scenario, measure
+from benchmarks.servers import SERVERS, Running, Server, running
+
+from .servers import missing
+
+RAW = next(server for server in SERVERS if server.name == "gevent")
+ROUNDS = 5
+SECONDS = 0.1  # of a measurement behind its warm-up, whose processor time counts too
+
+
+class Pair:
+    """Both servers on one core."""
+
+    def __init__(self, load: Path, processes: dict[Server, Running]) -> None:
+        self._load = load
+        self._processes = processes
+
+    def ratios(self, scenario: Scenario) -> list[float]:
+        """Return the processor time of our echo beside that of raw gevent's, measured in turn."""
+        rounds = [[self._measure(server, scenario) for server in (OURS, RAW)] for _ in range(ROUNDS)]
+        return [ours["server_us"] / raw["server_us"] for ours, raw in rounds]
+
+    def _measure(self, server: Server, scenario: Scenario) -> Sample:
+        core = min(os.sched_getaffinity(0))
+        return measure(self._load, core, server, self._processes[server], scenario, SECONDS)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    if not shutil.which("cc"):
+        missing("a C compiler, for the load")
+    build = tmp_path_factory.mktemp("build")
+    compile_programs(build)
+    core = max(os.sched_getaffinity(0))
+    with ExitStack() as stack:
+        start = stack.enter_context
+        yield Pair(
+            build / "load",
+            {server: start(running(server, Path(sys.executable), build, core)) for server in (RAW, OURS)},
+        )
+
+
+@pytest.mark.parametrize(("in_flight", "bound"), [(1, 1.25), (16, 5.0)], ids=["one in flight", "sixteen in flight"])
+def test_an_echo_takes_little_more_processor_time_than_that_of_raw_gevent(
+    pair: Pair, in_flight: int, bound: float
+) -> None:
+    ratios = pair.ratios(Scenario("small", 64, in_flight, 64, "text"))
+    assert median(ratios) < bound, f"in {ROUNDS} rounds {ratios}"
