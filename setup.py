@@ -1,4 +1,4 @@
-"""The one extension module, which setup.cfg cannot name; all else stands there. Where no compiler is, it is left out."""
+"""The one extension module, which setup.cfg cannot name; all else stands there. Without a compiler it is left out."""
 
 from setuptools import Extension, setup
 
