@@ -1,5 +1,6 @@
 """WebSockets for Flask and any WSGI app, on gevent: gunicorn -k geventws.Worker app:app."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from .errors import (
@@ -11,7 +12,7 @@ from .errors import (
     ProtocolError,
     WebSocketError,
 )
-from .options import Options
+from .options import SWITCH, Options
 from .server import WebSocketHandler, WebSocketServer
 from .websocket import WebSocket
 
@@ -43,3 +44,8 @@ def __getattr__(name: str) -> Any:
 
         return Worker
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+# Here, because every way to run an app imports this before the app.
+if SWITCH.get(os.environ.get("GEVENTWS_COMPAT", "off").strip().lower(), True):
+    from . import compat as compat

@@ -13,7 +13,8 @@ from .errors import ConnectionClosed, MissingPackage
 from .websocket import WebSocket
 
 try:
-    from flask import Blueprint, Flask, Response, request
+    from flask import Blueprint, Flask, Request, Response, request
+    from werkzeug.routing import MapAdapter
 except ImportError as exc:
     raise MissingPackage(f"geventws.flask needs Flask ({exc}): pip install flask") from exc
 
@@ -23,7 +24,8 @@ View = TypeVar("View", bound=Callable[..., Any])
 class Sockets:
     """WebSocket routes: sockets = Sockets(app), or Sockets() and sockets.init_app(app) later.
 
-    A Blueprint serves as app too: Sockets(blueprint).
+    A Blueprint serves as app too: Sockets(blueprint). From Sockets(app) on, an app's plain routes get WebSocket
+    requests too, with the WebSocket in request.environ["wsgi.websocket"], where no route for WebSockets does.
     """
 
     def __init__(self, app: Flask | Blueprint | None = None) -> None:
@@ -36,6 +38,8 @@ class Sockets:
     def init_app(self, app: Flask | Blueprint) -> None:
         """Add all routes to app: those declared so far, and later ones as they come."""
         self._apps.append(app)
+        if isinstance(app, Flask):
+            _open_plain_routes(app)
         for route in self._routes:
             _add(app, *route)
 
@@ -66,6 +70,22 @@ def _add(
     app.add_url_rule(rule, f"{endpoint}_needs_upgrade", _needs_upgrade, methods=["GET"], **rule_options)
 
 
+def _open_plain_routes(app: Flask) -> None:
+    """Have app route a WebSocket request as plain HTTP where no rule of websocket=True is for it.
+
+    Werkzeug would answer 400, or for a rule of another method 405.
+    """
+    create = app.create_url_adapter
+
+    def create_url_adapter(request: Request | None) -> MapAdapter | None:
+        adapter = create(request)
+        if adapter is not None and adapter.websocket and not adapter.test():
+            adapter.websocket = False
+        return adapter
+
+    app.create_url_adapter = create_url_adapter  # type: ignore[method-assign]
+
+
 def _wrap(view: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(view)
     def run(**parameters: Any) -> Any:
@@ -93,7 +113,7 @@ def _websocket() -> WebSocket:
         server = request.environ.get("SERVER_SOFTWARE", "this server")
         raise RuntimeError(
             f"{server} gives no WebSocket: run the app with `gunicorn -k geventws.Worker module:app` "
-            "or `python -m geventws module:app`, and in tests with geventws.WebSocketServer on port 0"
+            "or `python -m geventws module:app`, and in tests with geventws.testing.connect(app, path)"
         )
     assert isinstance(ws, WebSocket)
     return ws

@@ -15,6 +15,7 @@ from http import HTTPStatus
 from itertools import chain
 from time import monotonic
 from typing import Any
+from weakref import WeakSet
 
 import gevent
 from gevent.event import Event
@@ -56,6 +57,11 @@ class Upgrade:
     def on_accept(self, size: int) -> None:
         pass
 
+    @property
+    def is_hijacked(self) -> bool:
+        """Whether the app is seen to write on the raw socket by itself."""
+        return False
+
     def on_hijack(self) -> None:
         """The app returned without any answer: it used the raw socket itself."""
 
@@ -74,6 +80,7 @@ class Gateway:
         self._explained = False  # what a 400 by Werkzeug means
         self._idle = Event()
         self._idle.set()
+        gateways.add(self)
 
     def run(self, app: Application, environ: dict[str, Any], upgrade: Upgrade) -> Iterable[bytes]:
         """Answer a request for which wants_websocket() holds; return the HTTP body, () after a WebSocket.
@@ -129,13 +136,14 @@ class Gateway:
         except BaseException as exc:
             if isinstance(exc, ConnectionClosed) and ws.accepted and exc.websocket in {None, ws}:
                 pass  # a normal end, and None is one that the view raised itself
-            elif not ws.accepted:
+            elif not ws.accepted and not upgrade.is_hijacked:
                 ws.answer("500 Internal Server Error")
                 if isinstance(exc, SystemExit):
                     raise RuntimeError(f"view of {ws.path} called sys.exit({exc.code!r})") from exc
                 raise
             elif isinstance(exc, (gevent.GreenletExit, KeyboardInterrupt)):
-                ws.finish(CloseCode.GOING_AWAY, within=KILLED_GRACE)
+                if ws.accepted:
+                    ws.finish(CloseCode.GOING_AWAY, within=KILLED_GRACE)
                 if isinstance(exc, KeyboardInterrupt):
                     raise  # it means the whole program
             else:
@@ -146,14 +154,13 @@ class Gateway:
             if answer.status:
                 return body
             upgrade.on_hijack()
-            return ()
         try:
             getattr(body, "close", _discard)()
         except Exception:
             log.exception("%s %s closing the response failed", ws.peer, printable(ws.path))
-        if answer.is_failure:
+        if answer.is_failure and ws.accepted:
             ws.finish(CloseCode.INTERNAL_ERROR)
-        else:
+        elif ws.accepted:
             ws.finish()
         return ()
 
@@ -166,7 +173,7 @@ class Gateway:
             self._explained = True
             log.warning(
                 "%s answered a WebSocket request with 400 because its route is for HTTP only: give it "
-                "@app.route(..., websocket=True), or use @sockets.route(...) of geventws.flask.Sockets",
+                "@app.route(..., websocket=True), or the app geventws.flask.Sockets(app)",
                 printable(environ["PATH_INFO"]),
             )
 
@@ -237,6 +244,8 @@ class _Answer:
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         """Begin the HTTP response, as WSGI has it."""
         ws = self._ws
+        if self._upgrade.is_hijacked:
+            return _discard  # a 500 of a view that failed, or a 200: nothing that the stream may hold
         if ws.accepted:
             # Too late for HTTP. A framework that caught the view's exception shows it by its 500.
             self.is_failure = status.startswith("5")
@@ -247,6 +256,9 @@ class _Answer:
         self._gateway.explain_mismatch(status, ws.environ)
         headers = [header for header in headers if header[0].lower() != "connection"]
         return self._upgrade.start_response(status, [*headers, ("Connection", "close")], exc_info)
+
+
+gateways: WeakSet[Gateway] = WeakSet()  # all of this process
 
 
 class _Body:

@@ -53,6 +53,20 @@ def _gateway(server: Any) -> Gateway:
     return gateway
 
 
+class _NoBody(io.BytesIO):
+    """wsgi.input of an upgrade request: empty. simple-websocket finds the raw socket behind it, which is noted."""
+
+    def __init__(self, rfile: Any) -> None:
+        super().__init__()
+        self._rfile = rfile
+        self.is_hijacked = False
+
+    @property
+    def raw(self) -> Any:
+        self.is_hijacked = True
+        return self._rfile.raw
+
+
 class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
     """For gevent.pywsgi.WSGIServer(..., handler_class=WebSocketHandler): adds wsgi.websocket to upgrade requests."""
 
@@ -123,6 +137,7 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         self.wsgi_input.content_length = 0
         self.wsgi_input.chunked_input = False
         self.wsgi_input.socket = None
+        self.environ["wsgi.input"] = _NoBody(self.rfile)
         app = self.application
 
         def run(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -157,8 +172,15 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         self.rfile.close()
         self.environ["wsgi.input"] = io.BytesIO()
 
+    @property
+    def is_hijacked(self) -> bool:
+        return isinstance(self.environ["wsgi.input"], _NoBody) and self.environ["wsgi.input"].is_hijacked
+
     def on_hijack(self) -> None:
         self._leave_http("101 Switching Protocols", 1)
+        # simple-websocket reads on a duplicate, which would keep the connection open for as long as the peer likes.
+        with suppress(OSError):
+            self.socket._sock.shutdown(socket.SHUT_RDWR)
 
     def on_end(self, size: int) -> None:
         self.response_length = size

@@ -87,11 +87,26 @@ def _serve(accepted: list[Any]) -> None:
         upgrade.serve()
 
 
+class _RawSocket:
+    """The client's socket for an app that writes its own 101 on it, as flask-sock does, which is noted."""
+
+    __slots__ = ("_sock", "is_hijacked")
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self.is_hijacked = False
+
+    def __getattr__(self, name: str) -> Any:
+        if name in {"send", "sendall"}:
+            self.is_hijacked = True
+        return getattr(self._sock, name)
+
+
 class _Upgrade(Upgrade):
     """An upgrade request that gunicorn has parsed, served outside its frames.
 
-    What an idle WebSocket holds here is a few references: gunicorn's frames, parser, request and response would
-    be 8 of 22 KB. Where an access log or a hook will look at the last two, they stay.
+    gunicorn's frames, parser, request and response are most of what makes an idle WebSocket weigh 14 KiB instead of
+    27. Where an access log or a hook will look at the last two, they stay.
     """
 
     __slots__ = ("_address", "_environ", "_greenlet", "_request", "_response", "_started", "_worker")
@@ -102,6 +117,7 @@ class _Upgrade(Upgrade):
         self._request = request
         self._response = response
         self._environ = environ
+        environ["gunicorn.socket"] = _RawSocket(sock)
         self._address = address
         self._greenlet = gevent.getcurrent()
         self._started = datetime.now()
@@ -138,7 +154,8 @@ class _Upgrade(Upgrade):
             response.close()
         finally:
             self._worker.log.access(response, self._request, self._environ, datetime.now() - self._started)
-            getattr(body, "close", int)()
+            if hasattr(body, "close"):
+                body.close()
 
     def _fail(self, exc: Exception) -> None:
         worker = self._worker
@@ -161,13 +178,17 @@ class _Upgrade(Upgrade):
     def on_accept(self, size: int) -> None:
         """Let go of what was for HTTP."""
         _leave_http(self._response, size)
-        self._environ.update({"wsgi.input": _NOTHING})
+        self._environ["wsgi.input"] = _NOTHING
         for name in ("gunicorn.socket", "wsgi.early_hints"):
             self._environ.pop(name, None)
         self.sock = None  # the transport's now
         self._worker.release_slot(self._greenlet)
         if not self._worker.is_watched:
             self._request = self._response = self._address = self.start_response = self._greenlet = None
+
+    @property
+    def is_hijacked(self) -> bool:
+        return "gunicorn.socket" in self._environ and bool(self._environ["gunicorn.socket"].is_hijacked)
 
     def on_hijack(self) -> None:
         _leave_http(self._response, 0)

@@ -170,8 +170,3 @@ def http_answer_in_pieces() -> Response:
         yield "two"
 
     return Response(pieces(), 200)
-
-
-@app.route("/http-only")
-def http_only() -> str:
-    return "page"

@@ -401,12 +401,6 @@ def test_a_plain_get_on_a_sockets_route_gets_426(server: Server) -> None:
     assert b"/echo is a WebSocket endpoint" in body
 
 
-def test_a_route_without_websocket_true_is_explained_once(server: Server) -> None:
-    for _ in range(2):
-        assert ask(server, request("/http-only")).status == 400
-    assert server.log.count("@app.route(..., websocket=True)") == 1
-
-
 def test_http_before_the_handshake_shares_its_connection(server: Server) -> None:
     plain = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
     path = unique("/echo")

@@ -35,12 +35,20 @@ FLOORS = {
     "worker": 9,
     "flask": 9,
     "testing": 9,
+    "compat": 10,
+    "pytest_plugin": 10,
     "__main__": 10,
     "__init__": 10,
 }
 # An option that is a close code asks errors which may travel; Python itself runs __init__ before __main__.
-# Transport and WebSocket are each a floor of two files.
-NEIGHBOURS = {("options", "errors"), ("transport", "deadlines"), ("websocket", "keepalive"), ("__main__", "__init__")}
+# Transport and WebSocket are each a floor of two files. GEVENTWS_COMPAT=1 has __init__ import compat.
+NEIGHBOURS = {
+    ("options", "errors"),
+    ("transport", "deadlines"),
+    ("websocket", "keepalive"),
+    ("__main__", "__init__"),
+    ("__init__", "compat"),
+}
 
 LAST_PURE = 4
 GREENLETS_AND_CLOCKS = {"gevent", "socket", "select", "selectors", "ssl", "threading", "time", "asyncio"}
@@ -49,6 +57,7 @@ THIRD_PARTIES = {
     "bus": {"redis"},
     "worker": {"gunicorn"},
     "flask": {"flask", "werkzeug"},
+    "pytest_plugin": {"pytest"},
     "__main__": {"werkzeug"},
 }
 

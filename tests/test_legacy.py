@@ -1,0 +1,551 @@
+"""Apps written for others run unchanged: real packages from PyPI on both front ends, each with its own client."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+import socketio
+from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
+
+from .raw import BINARY, CLOSE, PING, PONG, TEXT, Raw, close_frame, frame, request
+from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, serve, wait_for
+
+App = Callable[..., Server]
+COMPAT = {"GEVENTWS_COMPAT": "1"}
+
+
+@pytest.fixture(scope="module", params=FRONT_ENDS)
+def app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """Gives the server of an app of tests/legacy, started at its first use."""
+    servers: dict[tuple[str, str], Server] = {}
+    with ExitStack() as stack:
+
+        def start(name: str, env: dict[str, str] | None = None) -> Server:
+            key = (name, repr(env))
+            if key not in servers:
+                target = f"tests.legacy.{name}" if ":" in name else f"tests.legacy.{name}:app"
+                directory = tmp_path_factory.mktemp("legacy")
+                servers[key] = stack.enter_context(serve(target, directory, front_end=request.param, env=env))
+            return servers[key]
+
+        yield start
+
+
+def get(server: Server, path: str) -> tuple[int, str]:
+    """Return status and body of the answer to a plain GET."""
+    with closing(HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE)) as connection:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+def log_after(server: Server, pattern: str, action: Callable[[], None]) -> str:
+    """Do something that makes the server write a line which matches pattern; return what it wrote since."""
+    before = len(server.log)
+    action()
+    wait_for(lambda: pattern in server.log[before:], f"log line {pattern!r}")
+    return server.log[before:]
+
+
+# flask-sock
+
+
+def test_flask_sock_echoes(app: App) -> None:
+    server = app("flask_sock_app")
+    with server.connect("/echo/hello") as ws:
+        assert ws.recv(DEADLINE) == "hello"
+        for message in ("text", b"\x00binary", "x" * 70_000):
+            ws.send(message)
+            assert ws.recv(DEADLINE) == message
+    assert get(server, "/") == (200, "page")
+
+
+def test_flask_sock_closes_with_its_own_code_and_then_the_connection(app: App) -> None:
+    with Raw(app("flask_sock_app"), request("/closes")) as raw:
+        raw.head()
+        raw.send(frame(TEXT, b"go"))
+        assert raw.closes() == (4001, "enough")
+        assert raw.rest() == b""
+
+
+def test_flask_sock_is_told_of_the_clients_close(app: App) -> None:
+    server = app("flask_sock_app")
+
+    def leave() -> None:
+        with server.connect("/catches") as ws:
+            ws.close(4002, "had enough")
+
+    log = log_after(server, '"GET /catches HTTP/1.1" 101', leave)
+    assert "caught 4002 had enough" in log
+    assert "Traceback" not in log
+
+
+def test_flask_sock_is_told_of_a_lost_client(app: App) -> None:
+    server = app("flask_sock_app")
+
+    def vanish() -> None:
+        with Raw(server, request("/catches")) as raw:
+            raw.head()
+
+    log = log_after(server, '"GET /catches HTTP/1.1" 101', vanish)
+    assert "caught 1005 None" in log
+    assert "Traceback" not in log
+
+
+def test_flask_sock_view_that_only_sends_ends_when_its_client_has_left(app: App) -> None:
+    server = app("flask_sock_app")
+
+    def leave() -> None:
+        with server.connect("/sends-without-end") as ws:
+            assert ws.recv(DEADLINE) == "tick"
+
+    assert "Traceback" not in log_after(server, '"GET /sends-without-end HTTP/1.1" 101', leave)
+
+
+def test_flask_sock_pings_clients_by_itself(app: App) -> None:
+    with Raw(app("flask_sock_app:pinging"), request("/echo")) as raw:
+        raw.head()
+        for _ in range(3):
+            opcode, payload = raw.frame()
+            assert opcode == PING
+            raw.send(frame(PONG, payload))
+        raw.send(frame(TEXT, b"still here"))
+        while (found := raw.frame())[0] == PING:
+            raw.send(frame(PONG, found[1]))
+        assert found == (TEXT, b"still here")
+
+
+def test_flask_sock_gives_up_a_client_that_answers_no_ping(app: App) -> None:
+    server = app("flask_sock_app:pinging")
+
+    def be_silent() -> None:
+        with Raw(server, request("/catches")) as raw:
+            raw.head()
+            assert raw.frame()[0] == PING
+            opcode, payload = raw.frame()
+            assert opcode == CLOSE
+            assert payload == b"\x03\xf0Ping/Pong timeout"  # 1008
+            raw.send(close_frame(1008))
+
+    assert "caught" in log_after(server, '"GET /catches HTTP/1.1" 101', be_silent)
+
+
+def test_nothing_of_http_follows_in_the_stream_of_a_flask_sock_view_that_fails(app: App) -> None:
+    server = app("flask_sock_app")
+    with Raw(server, request("/fails")) as raw:
+        raw.head()
+        raw.send(frame(TEXT, b"go"))
+        assert raw.rest() == b""
+    server.wait_for_log("KeyError: 'in the view'")
+
+
+# Flask-SocketIO: the same app on the WebSocket of ours, which Engine.IO takes where geventwebsocket can be imported,
+# and on the raw socket, which simple-websocket takes where it cannot
+
+SOCKETIO_APPS = {"socketio_app": "geventwebsocket", "socketio_simple_app": "simple-websocket"}
+TRANSPORTS = {"websocket": ["websocket"], "polling": ["polling"], "upgrade": None}
+
+
+@pytest.fixture(params=SOCKETIO_APPS)
+def socketio_server(request: pytest.FixtureRequest, app: App) -> Server:
+    return app(request.param)
+
+
+@pytest.fixture(params=TRANSPORTS)
+def client(request: pytest.FixtureRequest, socketio_server: Server) -> Iterator[socketio.SimpleClient]:
+    """A client of python-socketio."""
+    with socketio.SimpleClient() as client:
+        url = f"http://127.0.0.1:{socketio_server.port}"
+        client.connect(url, transports=TRANSPORTS[request.param], wait_timeout=DEADLINE)
+        wanted = "polling" if request.param == "polling" else "websocket"
+        wait_for(lambda: client.transport == wanted, f"transport {wanted}")
+        yield client
+        if client.client.eio.http is not None:
+            client.client.eio.http.close()
+
+
+@pytest.mark.parametrize(("name", "websockets_by"), SOCKETIO_APPS.items())
+def test_socketio_app_found_what_its_name_says(app: App, name: str, websockets_by: str) -> None:
+    assert get(app(name), "/websockets-by") == (200, websockets_by)
+
+
+@pytest.mark.parametrize("message", ["text", b"\x00binary", {"nested": ["x" * 100_000, b"binary"]}])
+def test_socketio_echoes_and_acknowledges(client: socketio.SimpleClient, message: object) -> None:
+    assert client.call("echo", message, timeout=DEADLINE) == "acknowledged"
+    assert client.receive(timeout=DEADLINE) == ["echo", message]
+
+
+def test_socketio_speaks_to_a_room_and_from_a_background_task(client: socketio.SimpleClient) -> None:
+    client.emit("join", "room")
+    assert client.receive(timeout=DEADLINE) == ["joined", "room"]
+    client.emit("say", ("room", "hello"))
+    assert client.receive(timeout=DEADLINE) == ["said", "hello"]
+    client.emit("count", 5)
+    assert [client.receive(timeout=DEADLINE) for _ in range(5)] == [["number", index] for index in range(5)]
+
+
+def test_socketio_learns_that_a_client_has_left_and_logs_no_error(socketio_server: Server) -> None:
+    def leave() -> None:
+        with Raw(socketio_server, request("/socket.io/?EIO=4&transport=websocket")) as raw:
+            raw.head()
+            assert raw.frame()[1].startswith(b"0{")
+            raw.send(frame(TEXT, b"40"))
+            assert raw.frame()[1].startswith(b"40{")
+            raw.send(close_frame(1000))
+            assert raw.closes()[0] == 1000
+            assert raw.rest() == b""
+
+    log = log_after(socketio_server, 'transport=websocket HTTP/1.1" 101', leave)
+    assert "disconnected: transport close" in log
+    assert "Traceback" not in log
+
+
+def test_nothing_follows_the_close_of_an_upgraded_socketio_client(socketio_server: Server) -> None:
+    status, body = get(socketio_server, "/socket.io/?EIO=4&transport=polling")
+    assert status == 200
+    sid = json.loads(body[1:])["sid"]
+    with Raw(socketio_server, request(f"/socket.io/?EIO=4&transport=websocket&sid={sid}")) as raw:
+        raw.head()
+        raw.send(frame(TEXT, b"2probe"))
+        assert raw.frame() == (TEXT, b"3probe")
+        raw.send(frame(TEXT, b"5") + close_frame(1000))
+        assert raw.closes()[0] == 1000
+        assert raw.rest() == b""
+
+
+# Bottle and Django
+
+
+def test_bottle_view_talks_until_its_client_leaves(app: App) -> None:
+    server = app("bottle_app")
+
+    def talk() -> None:
+        with server.connect("/echo") as ws:
+            ws.send("hello")
+            assert ws.recv(DEADLINE) == "you said hello"
+
+    log = log_after(server, '"GET /echo HTTP/1.1" 101', talk)
+    assert "echo ended by WebSocketError" in log
+    assert "Traceback" not in log
+    assert get(server, "/") == (200, "page")
+
+
+def test_bottle_view_says_to_plain_http_that_it_wants_a_websocket(app: App) -> None:
+    status, body = get(app("bottle_app"), "/echo")
+    assert status == 400
+    assert "a WebSocket is wanted" in body
+
+
+def test_django_view_talks_until_its_client_leaves(app: App) -> None:
+    server = app("django_app")
+
+    def talk() -> None:
+        with server.connect("/echo/hello") as ws:
+            assert ws.recv(DEADLINE) == "hello"
+            ws.send("again")
+            assert ws.recv(DEADLINE) == "again"
+
+    assert "Traceback" not in log_after(server, '"GET /echo/hello HTTP/1.1" 101', talk)
+    assert get(server, "/") == (200, "page")
+
+
+@pytest.mark.parametrize("name", ["bottle_app", "django_app"])
+def test_view_refuses_a_websocket_by_http(app: App, name: str) -> None:
+    with pytest.raises(InvalidStatus, match="403"):
+        app(name).connect("/refused")
+
+
+# Flask-Sockets
+
+
+def test_flask_sockets_view_has_the_websocket_and_flasks_context(app: App) -> None:
+    server = app("flask_sockets_app")
+
+    def talk() -> None:
+        with server.connect("/echo/hello") as ws:
+            assert ws.recv(DEADLINE) == "hello /echo/hello tests.legacy.flask_sockets_app"
+            ws.send("again")
+            assert ws.recv(DEADLINE) == "again"
+
+    assert "Traceback" not in log_after(server, "GET /echo/hello HTTP/1.1", talk)
+    assert get(server, "/") == (200, "page")
+
+
+def test_outbox_that_only_asks_whether_its_socket_is_closed_gets_all_that_others_send(app: App) -> None:
+    server = app("flask_sockets_app")
+    with server.connect("/receive") as first, server.connect("/receive") as second, server.connect("/submit") as inbox:
+        for message in ("one", "two", "three"):
+            inbox.send(message)
+            assert first.recv(DEADLINE) == second.recv(DEADLINE) == message
+        first.close()
+        server.wait_for_log("outbox ended")
+        inbox.send("four")
+        assert second.recv(DEADLINE) == "four"
+    wait_for(lambda: server.log.count("outbox ended") == 2, "end of both outboxes")
+
+
+def test_uncured_flask_sockets_serves_pages_and_no_websocket(app: App) -> None:
+    server = app("flask_sockets_uncured_app")
+    assert get(server, "/") == (200, "page")
+    with pytest.raises(InvalidStatus, match="500"):
+        server.connect("/echo")
+    server.wait_for_log("WebsocketMismatch")
+
+
+# A plain route for the page and its WebSocket
+
+
+@pytest.mark.parametrize(
+    ("path", "endpoint"),
+    [("/", "echo"), ("/slash/", "slash"), ("/form", "form"), ("/blueprint/echo", "blueprint.echo")],
+)
+def test_a_plain_route_serves_page_and_websocket(app: App, path: str, endpoint: str) -> None:
+    server = app("plain_routes_app")
+    assert get(server, path) == (200, f"page of {path}")
+    with server.connect(path) as ws:
+        assert ws.recv(DEADLINE) == f"{path} {endpoint} {path}"
+        ws.send("hello")
+        assert ws.recv(DEADLINE) == "hello"
+
+
+def test_a_route_for_websockets_comes_before_a_plain_one(app: App) -> None:
+    server = app("plain_routes_app")
+    assert get(server, "/both") == (200, "page beside a WebSocket")
+    greetings = {"/both": "the route for WebSockets", "/rooms/7": "room 7", "/rooms/seven/8": "rest seven/8"}
+    for path, greeting in greetings.items():
+        with server.connect(path) as ws:
+            assert ws.recv(DEADLINE) == greeting
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/only-post", 405), ("/members-only", 403), ("/both-by-http", 404), ("/slash", 308)]
+)
+def test_a_websocket_that_no_route_takes_gets_the_answer_of_http(app: App, path: str, status: int) -> None:
+    with Raw(app("plain_routes_app"), request(path)) as raw:
+        head = raw.head()
+    assert head.startswith(f"HTTP/1.1 {status} ")
+    if status == 308:
+        assert "Location: ws://localhost/slash/" in head
+
+
+def test_without_sockets_a_plain_route_refuses_websockets_and_the_log_says_once_why(app: App) -> None:
+    server = app("plain_routes_app:without")
+    for _ in range(2):
+        with pytest.raises(InvalidStatus, match="400"):
+            server.connect("/")
+    assert get(server, "/") == (200, "page of /")
+    assert server.log.count("@app.route(..., websocket=True), or the app geventws.flask.Sockets(app)") == 1
+
+
+def test_a_plain_route_is_found_by_its_host(app: App) -> None:
+    server = app("plain_routes_app:by_host()")
+    with server.connect("/") as ws:
+        assert ws.recv(DEADLINE) == "/ mine /"
+
+
+ROUTES = [
+    "/",
+    "/slash",
+    "/form",
+    "/both",
+    "/rooms/7",
+    "/rooms/x",
+    "/only-post",
+    "/urls",
+    "/blueprint/echo",
+    "/static/x",
+]
+
+
+@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS", "PUT"])
+def test_plain_requests_are_answered_as_by_an_app_that_never_heard_of_it(
+    monkeypatch: pytest.MonkeyPatch, method: str, path: str
+) -> None:
+    from .legacy.plain_routes_app import app
+
+    with_it = app.test_client().open(path, method=method)
+    monkeypatch.delattr(app, "create_url_adapter")
+    without = app.test_client().open(path, method=method)
+    assert (with_it.status, dict(with_it.headers), with_it.data) == (
+        without.status,
+        dict(without.headers),
+        without.data,
+    )
+
+
+def test_test_client_gets_the_page_of_a_plain_route_on_an_upgrade_request() -> None:
+    from .legacy.plain_routes_app import app
+
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}
+    assert app.test_client().get("/form", headers=upgrade).text == "page of /form"
+    assert app.test_client().post("/form", headers=upgrade).text == "saved"
+    assert app.test_client().get("/urls", headers=upgrade).text == "/ ws://localhost/both http://localhost/slash/"
+
+
+# What imports geventwebsocket
+
+
+@pytest.fixture(scope="module")
+def compat(app: App) -> Server:
+    return app("gevent_websocket_app", COMPAT)
+
+
+def test_names_of_gevent_websocket_are_ours_though_it_is_installed_too(compat: Server) -> None:
+    status, body = get(compat, "/where")
+    assert status == 200
+    assert "geventws.server.WebSocketServer" in body
+    assert "geventws.server.WebSocketHandler" in body
+    assert compat.log.count("geventws.compat stands in for the installed gevent-websocket") == 1
+
+
+def test_chat_of_websocket_applications_reaches_all_clients(compat: Server) -> None:
+    with compat.connect("/chat", subprotocols=["other", "chat"]) as ann, compat.connect("/chat") as bob:
+        assert ann.subprotocol == "chat"
+        for ws, name in ((ann, "ann"), (bob, "bob")):
+            assert ws.recv(DEADLINE) == "welcome"
+            ws.send(json.dumps({"name": name}))
+        ann.send(json.dumps({"text": "hello"}))
+        assert ann.recv(DEADLINE) == bob.recv(DEADLINE) == "ann: hello"
+        before = len(compat.log)
+        ann.close(4000, "gone home")
+        wait_for(lambda: "chat closed: gone home" in compat.log[before:], "on_close")
+        bob.send(json.dumps({"text": "anybody?"}))
+        assert bob.recv(DEADLINE) == "bob: anybody?"
+    assert "Traceback" not in compat.log[before:]
+
+
+def test_resource_finds_apps_by_path_and_kind(compat: Server) -> None:
+    with compat.connect("/echo") as ws:
+        ws.send("hello")
+        assert ws.recv(DEADLINE) == "hello"
+    assert get(compat, "/") == (200, "page")
+    assert get(compat, "/echo")[0] == 404
+    with pytest.raises(InvalidStatus, match="404"):
+        compat.connect("/where")
+
+
+def test_frames_may_be_sent_by_opcode(compat: Server) -> None:
+    def talk() -> None:
+        with Raw(compat, request("/pings")) as raw:
+            raw.head()
+            assert raw.frame() == (PING, b"are you there")
+            raw.send(frame(PONG, b"are you there"))
+            assert raw.frame() == (TEXT, b"text")
+            assert raw.frame() == (BINARY, b"binary")
+            raw.send(close_frame(1000))
+            assert raw.closes() == (1000, "")
+
+    log = log_after(compat, '"GET /pings HTTP/1.1" 101', talk)
+    assert "ping ended by connection closed with code 1000" in log
+    assert "Traceback" not in log
+
+
+def test_a_view_that_may_still_refuse_is_no_client_of_a_chat(compat: Server) -> None:
+    with Raw(compat, request("/undecided")) as raw, compat.connect("/chat") as ws:
+        compat.wait_for_log("undecided")
+        assert ws.recv(DEADLINE) == "welcome"
+        ws.send(json.dumps({"name": "ann"}))
+        ws.send(json.dumps({"text": "hello"}))
+        assert ws.recv(DEADLINE) == "ann: hello"
+        assert get(compat, "/") == (200, "page")
+        assert raw.head().startswith("HTTP/1.1 403 ")
+
+
+@pytest.mark.parametrize("name", ["socketio_app", "flask_sockets_app"])
+def test_packages_that_import_geventwebsocket_find_ours(app: App, name: str) -> None:
+    server = app(name, COMPAT)
+    if name == "socketio_app":
+        assert get(server, "/websockets-by") == (200, "geventwebsocket")
+        with socketio.SimpleClient() as client:
+            client.connect(f"http://127.0.0.1:{server.port}", transports=["websocket"], wait_timeout=DEADLINE)
+            assert client.call("echo", "hello", timeout=DEADLINE) == "acknowledged"
+    else:
+        with server.connect("/echo/hello") as ws:
+            assert str(ws.recv(DEADLINE)).startswith("hello /echo/hello")
+
+
+SCRIPTS = {
+    "gevent-websocket": """
+import geventws.compat, runpy
+runpy.run_module("tests.legacy.gevent_websocket_app", run_name="__main__")
+""",
+    "Flask-SocketIO": """
+import geventws.compat, gevent
+from tests.legacy.socketio_app import app, socketio
+gevent.spawn(socketio.run, app, "127.0.0.1", 0)
+while not getattr(socketio.wsgi_server, "started", False):
+    gevent.sleep(0.01)
+print(f"script serves it on http://127.0.0.1:{socketio.wsgi_server.server_port}", flush=True)
+gevent.wait()
+""",
+}
+
+
+@contextmanager
+def run(command: list[str], directory: Path) -> Iterator[Server]:
+    server = Server([sys.executable, *command], "127.0.0.1:0", None, directory / "log", {"PYTHONPATH": str(ROOT)})
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_that_starts_its_own_server_has_ours_after_one_import(script: str, tmp_path: Path) -> None:
+    with run(["-c", SCRIPTS[script]], tmp_path) as server:
+        if script == "Flask-SocketIO":
+            with socketio.SimpleClient() as client:
+                client.connect(f"http://127.0.0.1:{server.port}", transports=["websocket"], wait_timeout=DEADLINE)
+                assert client.call("echo", "hello", timeout=DEADLINE) == "acknowledged"
+        with pytest.raises(InvalidStatus, match="403"):
+            server.connect("/", origin=Origin("https://evil.example"))
+
+
+@pytest.mark.parametrize("config", ["gunicorn.conf.py", "python:geventws.compat"])
+def test_the_worker_of_gevent_websocket_is_ours_where_gunicorns_configuration_imports_compat(
+    config: str, tmp_path: Path
+) -> None:
+    (tmp_path / "gunicorn.conf.py").write_text("import geventws.compat\n")
+    worker = "geventwebsocket.gunicorn.workers.GeventWebSocketWorker"
+    by_variable = config.startswith("python:")
+    env = {"GUNICORN_CMD_ARGS": f"--config {config}"} if by_variable else {}
+    arguments = ["-k", worker] if by_variable else ["-k", worker, "--config", str(tmp_path / config)]
+    app = "tests.legacy.gevent_websocket_app:app"
+    with serve(app, tmp_path, front_end="worker", arguments=arguments, env=env) as server:
+        server.wait_for_log(f"Using worker: {worker}")
+        with server.connect("/echo") as ws:
+            ws.send("hello")
+            assert ws.recv(DEADLINE) == "hello"
+        server.wait_for_log(r"/echo close 1000")
+
+
+def test_compat_comes_too_late_where_gevent_websocket_is_in_use() -> None:
+    code = "import geventwebsocket, geventws.compat"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
+    assert "ImportError: geventwebsocket is imported already" in done.stderr
+
+
+@pytest.mark.parametrize(("value", "installed"), [("1", True), ("on", True), ("0", False), ("off", False)])
+def test_the_environment_variable_is_a_switch(value: str, installed: bool) -> None:
+    code = "import sys, geventws; print('geventwebsocket' in sys.modules, 'geventws.compat' in sys.modules)"
+    env = {**os.environ, "GEVENTWS_COMPAT": value}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(installed)] * 2
+
+
+def test_names_that_nobody_made_are_missing_as_ever() -> None:
+    code = "import geventws.compat, importlib.util; import {}"
+    for name in ("geventwebsocket.protocols.wamp", "geventwebsocket.nothing"):
+        command = [sys.executable, "-c", code.format(name)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
+        assert "ModuleNotFoundError: No module named 'geventwebsocket." in done.stderr
