@@ -1,4 +1,4 @@
-"""python -m geventws module:app: serve a WSGI app and its WebSockets, without gunicorn.
+"""python -m geventws module:app, or flask geventws: serve a WSGI app and its WebSockets, without gunicorn.
 
 Patches the standard library first and imports the app after, so that its code cooperates.
 """
@@ -43,18 +43,20 @@ class AppError(Exception):
 
 MISTAKES = (AppError, OSError, TypeError, ValueError)
 METAVARS = {"bytes": "BYTES", "seconds": "SECONDS", "code": "CODE", "count": "N", "switch": "on|off"}
-RELOAD_GRACE = 1.0  # seconds for the clients to take the Close before a restart
+RELOAD_INTERVAL = 0.5  # seconds between looks at the files
+RELOAD_GRACE = 0.2  # seconds for views to end by themselves before a restart; their clients have the Close by then
 RESTART = 3  # exit status by which Werkzeug's reloader asks for a new process
+FLASK = "--flask"  # the first argument where the command is `flask geventws`
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"geventws: {message}; see python -m geventws --help\n")
+        self.exit(2, f"geventws: {message}; see {self.prog} --help\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status: 0, or 2 for a mistake in its use."""
-    chosen = _parser().parse_args(arguments)
+    chosen = _parse(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(
         format="[%(asctime)s] [%(levelname)s] %(message)s", level=chosen.log_level.upper(), stream=sys.stderr
     )
@@ -74,13 +76,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m geventws",
-        description="Serve a WSGI app and its WebSockets on gevent, without gunicorn.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("app", metavar="MODULE:APP", help="the WSGI app, such as app:app or app:create_app()")
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    is_flask = list(arguments[:1]) == [FLASK]
+    chosen = _parser(is_flask).parse_args(arguments[is_flask:])
+    if is_flask and os.environ.get("FLASK_DEBUG", "0").lower() not in {"0", "false", "no"}:
+        chosen.debug = True  # flask --debug geventws
+    if chosen.debug:
+        os.environ["FLASK_DEBUG"] = "1"  # which a Flask app reads when it is made
+        chosen.reload = True
+    return chosen
+
+
+def _parser(is_flask: bool) -> argparse.ArgumentParser:
+    if is_flask:
+        parser = _Parser(
+            prog="flask geventws",
+            description="Serve the app that flask --app names, or wsgi.py or app.py, and its WebSockets on gevent.",
+            allow_abbrev=False,
+        )
+        parser.set_defaults(app=None)
+    else:
+        parser = _Parser(
+            prog="python -m geventws",
+            description="Serve a WSGI app and its WebSockets on gevent, without gunicorn.",
+            allow_abbrev=False,
+        )
+        parser.add_argument("app", metavar="MODULE:APP", help="the WSGI app, such as app:app or app:create_app()")
     parser.add_argument(
         "--bind",
         default="127.0.0.1:8000",
@@ -90,6 +111,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--certfile", metavar="FILE", help="certificate chain in PEM: serve https and wss")
     parser.add_argument("--keyfile", metavar="FILE", help="private key in PEM, where certfile does not hold it")
     parser.add_argument("--reload", action="store_true", help="restart when the code changes, for development")
+    parser.add_argument(
+        "--debug",
+        action="store_true",
+        help="for development only: --reload, Flask's debug mode, and Werkzeug's debugger on pages that fail",
+    )
     parser.add_argument(
         "--log-level",
         default="info",
@@ -199,6 +225,30 @@ def load_app(name: str) -> Any:
     return app
 
 
+def _load_flask_app() -> Any:
+    from .flask import find_app
+
+    try:
+        return find_app()
+    except (Exception, SystemExit) as exc:
+        if hasattr(exc, "format_message"):  # one of click's, which say all themselves
+            raise AppError(exc.format_message()) from exc
+        raise AppError(f"loading the Flask app failed: {type(exc).__name__}: {exc}{_where(exc)}") from exc
+
+
+def _debugged(app: Any) -> Any:
+    """Return app with Werkzeug's debugger for its pages; what a view of a WebSocket raises is logged anyway."""
+    from werkzeug.debug import DebuggedApplication
+
+    class Debugger(DebuggedApplication):
+        def __call__(self, environ: Any, start_response: Any) -> Any:
+            if "wsgi.websocket" in environ:
+                return self.app(environ, start_response)
+            return super().__call__(environ, start_response)
+
+    return Debugger(app, evalex=True)
+
+
 def _where(exc: BaseException) -> str:
     """Return the file and line an exception comes from, where its text does not have them."""
     frames = traceback.extract_tb(exc.__traceback__)
@@ -255,13 +305,16 @@ def _remove_socket_file(chosen: argparse.Namespace) -> None:
 
 
 def _start(chosen: argparse.Namespace, options: Options, tls: ssl.SSLContext | None) -> WebSocketServer:
-    app = load_app(chosen.app)
+    app = load_app(chosen.app) if chosen.app is not None else _load_flask_app()
+    name = chosen.app or os.environ.get("FLASK_APP") or app.import_name
+    if chosen.debug:
+        app = _debugged(app)
     listener = listen(chosen.bind)
     access_log = None if chosen.no_access_log else sys.stdout
     ssl_args = {"ssl_context": tls} if tls else {}
     server = WebSocketServer(listener, app, options=options, spawn=Pool(), log=access_log, error_log=log, **ssl_args)
     server.start()
-    log.info("geventws %s serves %s on %s", __version__, chosen.app, _url(chosen, listener))
+    log.info("geventws %s serves %s on %s", __version__, name, _url(chosen, listener))
     return server
 
 
@@ -302,7 +355,7 @@ def _reload(chosen: argparse.Namespace, options: Options, tls: ssl.SSLContext | 
             print(f"geventws: {exc}; waiting for a change", file=sys.stderr)
 
     try:
-        run_with_reloader(serve)
+        run_with_reloader(serve, interval=RELOAD_INTERVAL)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             gevent.signal_handler(number, log.debug, "already stopping")

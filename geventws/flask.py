@@ -1,24 +1,40 @@
-"""Sockets: WebSocket routes for Flask apps and blueprints.
+"""Sockets: WebSocket routes for Flask apps and blueprints; and the command `flask geventws`.
 
 Knows Flask; needs one of this package's servers beneath it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from .errors import ConnectionClosed, MissingPackage
+from .errors import ConnectionClosed, HandshakeError, MissingPackage
+from .gateway import ROUTES_JUDGE_ORIGINS, log_refusal
+from .options import Options, check_names
 from .websocket import WebSocket
 
 try:
-    from flask import Blueprint, Flask, Request, Response, request
-    from werkzeug.routing import MapAdapter
+    import click
+    from flask import Blueprint, Flask, Request, Response, current_app, request
+    from flask.cli import ScriptInfo
+    from werkzeug.routing import MapAdapter, Rule
 except ImportError as exc:
     raise MissingPackage(f"geventws.flask needs Flask ({exc}): pip install flask") from exc
 
 View = TypeVar("View", bound=Callable[..., Any])
+Changes = tuple[tuple[str, Any], ...]  # of options, by name
+
+_OPTIONS = {field.name for field in dataclasses.fields(Options)}
+_OPTIONS_OF_ALL = {
+    "max_connections": "counts the WebSockets of all routes",
+    "shutdown_code": "is for all that are open when the server stops",
+}
+_RULE_OPTIONS = {*inspect.signature(Rule).parameters, "provide_automatic_options"}
 
 
 class Sockets:
@@ -26,12 +42,18 @@ class Sockets:
 
     A Blueprint serves as app too: Sockets(blueprint). From Sockets(app) on, an app's plain routes get WebSocket
     requests too, with the WebSocket in request.environ["wsgi.websocket"], where no route for WebSockets does.
+
+    before_wait are functions to call, with the app context, each time before a view waits for a message: they
+    give back what it needs only while it works, such as before_wait=[db.session.remove].
     """
 
-    def __init__(self, app: Flask | Blueprint | None = None) -> None:
+    def __init__(
+        self, app: Flask | Blueprint | None = None, *, before_wait: Iterable[Callable[[], object]] = ()
+    ) -> None:
         self._apps: list[Flask | Blueprint] = []
         self._routes: list[tuple[str, str, Callable[..., Any], dict[str, Any]]] = []
-        self._wrapped: dict[Callable[..., Any], Callable[..., Any]] = {}
+        self._wrapped: dict[tuple[Callable[..., Any], Changes], Callable[..., Any]] = {}
+        self._before_wait = _in_turn(before_wait)
         if app is not None:
             self.init_app(app)
 
@@ -43,18 +65,23 @@ class Sockets:
         for route in self._routes:
             _add(app, *route)
 
-    def route(self, rule: str, *, endpoint: str | None = None, **rule_options: Any) -> Callable[[View], View]:
+    def route(self, rule: str, *, endpoint: str | None = None, **options: Any) -> Callable[[View], View]:
         """Declare a view that talks WebSocket: it gets the WebSocket first, then the URL's parameters.
 
         It returns nothing; when it ends, so does the connection, and ConnectionClosed of its own is an end
-        like others. A plain GET is answered with 426. rule_options are those of Flask's own route().
+        like others. A plain GET is answered with 426. options are those of geventws.Options, for this route
+        alone, and those of Flask's own route(). Raises TypeError or ValueError naming one that is wrong.
         """
-        if "methods" in rule_options or "websocket" in rule_options:
+        if "methods" in options or "websocket" in options:
             raise TypeError("a Sockets route is always GET and websocket=True; leave methods and websocket out")
+        rule_options = {name: options.pop(name) for name in _RULE_OPTIONS & options.keys()}
+        changes = _checked(options)
 
         def decorate(view: View) -> View:
-            run = self._wrapped.setdefault(view, _wrap(view))
-            route = (rule, endpoint or view.__name__, run, rule_options)
+            key = view, changes
+            if key not in self._wrapped:
+                self._wrapped[key] = _wrap(view, changes, self._before_wait)
+            route = (rule, endpoint or view.__name__, self._wrapped[key], rule_options)
             self._routes.append(route)
             for app in self._apps:
                 _add(app, *route)
@@ -63,11 +90,71 @@ class Sockets:
         return decorate
 
 
+def _in_turn(functions: Iterable[Callable[[], object]]) -> Callable[[], None] | None:
+    """Return one function that calls them all, None for none."""
+    if callable(functions):
+        raise TypeError(f"before_wait must be a list of functions, not {functions!r} alone")
+    called = tuple(functions)
+    for function in called:
+        if not callable(function):
+            raise TypeError(f"before_wait must be a list of functions; {function!r} cannot be called")
+
+    def call_all() -> None:
+        for function in called:
+            function()
+
+    return call_all if called else None
+
+
+def _checked(options: dict[str, Any]) -> Changes:
+    """Return options of a route as Options holds them."""
+    check_names(options)
+    for name in options:
+        if name in _OPTIONS_OF_ALL:
+            raise TypeError(f"{name} {_OPTIONS_OF_ALL[name]}: it is an option of the server, not of a route")
+    checked = Options(**options)
+    return tuple((name, getattr(checked, name)) for name in sorted(options))
+
+
 def _add(
     app: Flask | Blueprint, rule: str, endpoint: str, run: Callable[..., Any], rule_options: dict[str, Any]
 ) -> None:
     app.add_url_rule(rule, endpoint, run, methods=["GET"], websocket=True, **rule_options)
     app.add_url_rule(rule, f"{endpoint}_needs_upgrade", _needs_upgrade, methods=["GET"], **rule_options)
+    changes: Changes = run.websocket_options  # type: ignore[attr-defined]
+    if changes and isinstance(app, Blueprint):
+        app.record(lambda state: _prepare_first(state.app, changes))
+    elif changes:
+        _prepare_first(app, changes)
+
+
+def _prepare_first(app: Any, changes: Changes) -> None:
+    """Have app give each WebSocket the options of its route before anything else sees the request."""
+    functions = app.before_request_funcs.setdefault(None, [])
+    if _prepare not in functions:
+        functions.insert(0, _prepare)
+    if "origins" in dict(changes):
+        app.extensions[ROUTES_JUDGE_ORIGINS] = True
+
+
+def _prepare() -> Response | None:
+    ws = request.environ.get("wsgi.websocket")
+    if not isinstance(ws, WebSocket):
+        return None
+    view = current_app.view_functions.get(request.endpoint or "")
+    changes: Changes = getattr(view, "websocket_options", ())
+    try:
+        ws.prepare(_changed(ws.options, changes) if changes else ws.options)
+    except HandshakeError as exc:
+        log_refusal(exc, request.environ)
+        return Response(f"{exc}\n", exc.status.value, content_type="text/plain")
+    return None
+
+
+@functools.lru_cache
+def _changed(options: Options, changes: Changes) -> Options:
+    """Return the options with these changes, one object for all WebSockets that have them."""
+    return options.replace(**dict(changes))
 
 
 def _open_plain_routes(app: Flask) -> None:
@@ -86,10 +173,11 @@ def _open_plain_routes(app: Flask) -> None:
     app.create_url_adapter = create_url_adapter  # type: ignore[method-assign]
 
 
-def _wrap(view: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap(view: Callable[..., Any], changes: Changes, before_wait: Callable[[], object] | None) -> Callable[..., Any]:
     @functools.wraps(view)
     def run(**parameters: Any) -> Any:
         ws = _websocket()
+        ws.before_wait = before_wait
         ws.accept_soon()
         answer = None
         try:
@@ -104,6 +192,7 @@ def _wrap(view: Callable[..., Any]) -> Callable[..., Any]:
             ws.accept()
         return Response()  # which the gateway throws away: the WebSocket was the answer
 
+    run.websocket_options = changes  # type: ignore[attr-defined]
     return run
 
 
@@ -123,3 +212,30 @@ def _needs_upgrade(**parameters: Any) -> Response:
     """Tell a plain HTTP client what this URL is for. Source: RFC 9110 §15.5.22."""
     text = f"{request.path} is a WebSocket endpoint: connect with new WebSocket(...) or another client.\n"
     return Response(text, 426, {"Upgrade": "websocket", "Connection": "Upgrade"}, content_type="text/plain")
+
+
+@click.command(
+    "geventws",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True},
+    short_help="Serve this app and its WebSockets.",
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def command(context: click.Context, arguments: tuple[str, ...]) -> None:
+    """Serve this app and its WebSockets."""
+    info = context.ensure_object(ScriptInfo)
+    if info.create_app is not None:
+        raise click.UsageError("a program with a FlaskGroup of its own: use flask --app MODULE:APP geventws")
+    if info.app_import_path:
+        os.environ["FLASK_APP"] = info.app_import_path
+    # A new program, as plugins of flask were imported by now which gevent must be patched before.
+    os.execv(sys.executable, [sys.executable, "-m", "geventws", "--flask", *arguments])
+
+
+def find_app() -> Flask:
+    """Return the app that `flask` would find: that of FLASK_APP, or of wsgi.py or app.py here.
+
+    Raises ClickException where there is none, and what the app's own code raises.
+    """
+    return ScriptInfo(os.environ.get("FLASK_APP")).load_app()

@@ -5,6 +5,7 @@ Knows WSGI, the handshake and WebSocket; knows no server. What a front end must 
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import resource
@@ -34,6 +35,9 @@ ORIGIN_HINT = (
     "; if it is yours, add it to the option origins, or have nginx pass on the host that the browser "
     "asked for: proxy_set_header Host $http_host;"
 )
+
+# In a Flask app's extensions: its routes may allow origins of their own, see geventws.flask.
+ROUTES_JUDGE_ORIGINS = "geventws_origins"
 
 StartResponse = Callable[..., Any]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
@@ -77,6 +81,7 @@ class Gateway:
         self.live: dict[WebSocket, gevent.Greenlet] = {}
         self.max_connections = options.max_connections or _descriptor_limit()
         self._closing = False
+        self._flask: Any = None  # the app, where it is Flask's
         self._explained = False  # what a 400 by Werkzeug means
         self._idle = Event()
         self._idle.set()
@@ -89,20 +94,19 @@ class Gateway:
         through: it is the server's to answer with HTTP 500.
         """
         try:
-            request = self._admit(environ)
+            admitted = self._admit(environ)
         except HandshakeError as exc:
-            hint = ORIGIN_HINT if exc.status == HTTPStatus.FORBIDDEN else ""
-            path = printable(environ.get("PATH_INFO", ""))
-            log.warning("%s %s refused: %s%s", environ.get("REMOTE_ADDR") or "unix", path, exc, hint)
-            return _refuse(exc, upgrade.start_response, environ["REQUEST_METHOD"])
+            return _refuse(exc, upgrade.start_response, environ)
         environ["HTTP_UPGRADE"] = "websocket"  # frameworks know no list of protocols
-        ws = WebSocket(upgrade.sock, upgrade.take_leftover, environ, upgrade.on_accept, self.options, request)
-        del request  # this frame lives as long as the WebSocket
+        ws = WebSocket(upgrade.sock, upgrade.take_leftover, environ, upgrade.on_accept, self.options, *admitted)
+        del admitted  # this frame lives as long as the WebSocket
         environ["wsgi.websocket"] = ws
         self.live[ws] = gevent.getcurrent()
         self._idle.clear()
         try:
             return self._run_view(app, environ, ws, upgrade)
+        except HandshakeError as exc:  # of accept(), where no route allowed the client's origin
+            return _refuse(exc, upgrade.start_response, environ)
         finally:
             del self.live[ws]
             environ.pop("wsgi.websocket", None)  # ws.environ points back: only the garbage collector would free them
@@ -111,18 +115,28 @@ class Gateway:
             if not self.live:
                 self._idle.set()
 
-    def _admit(self, environ: dict[str, Any]) -> handshake.Request:
+    def _admit(self, environ: dict[str, Any]) -> tuple[handshake.Request, HandshakeError | None]:
+        """Return what the handshake asks for, and the refusal that its route may lift: that of its origin."""
         if self._closing:
             raise HandshakeError(HTTPStatus.SERVICE_UNAVAILABLE, "the server is stopping", [("Retry-After", "1")])
         request = handshake.check_request(environ)
-        handshake.check_origin(environ, self.options.origins)
+        refusal = None
+        try:
+            handshake.check_origin(environ, self.options.origins)
+        except HandshakeError as exc:
+            if ROUTES_JUDGE_ORIGINS not in getattr(self._flask, "extensions", ()):
+                raise
+            refusal = exc
+            # What else runs may not take the raw socket either.
+            environ.pop("gunicorn.socket", None)
+            environ["wsgi.input"] = io.BytesIO()
         if len(self.live) >= self.max_connections:
             raise HandshakeError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 f"{self.max_connections} WebSockets are open, the option max_connections allows no more",
                 [("Retry-After", "10")],
             )
-        return request
+        return request, refusal
 
     def _run_view(self, app: Application, environ: dict[str, Any], ws: WebSocket, upgrade: Upgrade) -> Iterable[bytes]:
         answer = _Answer(self, ws, upgrade)
@@ -189,6 +203,7 @@ class Gateway:
             app = getattr(app, "app", None) or getattr(app, "wsgi_app", None)
         else:
             return
+        self._flask = app
 
         def end(exc: ConnectionClosed) -> str:
             view = gevent.getcurrent()
@@ -284,7 +299,15 @@ def _discard(data: bytes = b"") -> None:
     pass
 
 
-def _refuse(error: HandshakeError, start_response: StartResponse, method: str) -> list[bytes]:
+def log_refusal(error: HandshakeError, environ: dict[str, Any]) -> None:
+    """Say in the log why a handshake is refused."""
+    hint = ORIGIN_HINT if error.status == HTTPStatus.FORBIDDEN else ""
+    path = printable(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
+    log.warning("%s %s refused: %s%s", environ.get("REMOTE_ADDR") or "unix", path, error, hint)
+
+
+def _refuse(error: HandshakeError, start_response: StartResponse, environ: dict[str, Any]) -> list[bytes]:
+    log_refusal(error, environ)
     body = f"{error}\n".encode()
     headers = [
         ("Content-Type", "text/plain; charset=utf-8"),
@@ -293,7 +316,7 @@ def _refuse(error: HandshakeError, start_response: StartResponse, method: str) -
         *error.headers,
     ]
     start_response(f"{error.status.value} {error.status.phrase}", headers)
-    return [] if method == "HEAD" else [body]
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
 
 def _descriptor_limit() -> int:

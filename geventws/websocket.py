@@ -20,7 +20,7 @@ from gevent.hub import Waiter
 from . import handshake, loglines, permessage_deflate
 from .connection import CLOSED, LOCAL_CLOSING, OPEN, REMOTE_CLOSING, Connection, Event, Ping, Pong
 from .deadlines import Deadline
-from .errors import CloseCode, ConnectionClosed, WebSocketError
+from .errors import CloseCode, ConnectionClosed, HandshakeError, WebSocketError
 from .keepalive import Keepalive
 from .options import Options
 from .transport import Transport
@@ -71,6 +71,7 @@ class WebSocket:
         "_turns",
         "_waiters",
         "_yield_at",
+        "before_wait",
         "environ",
         "messages_received",
         "messages_sent",
@@ -86,18 +87,21 @@ class WebSocket:
         on_accept: Callable[[int], None],
         options: Options,
         request: handshake.Request,
+        refusal: HandshakeError | None = None,
     ) -> None:
         """Prepare a WebSocket on a gevent socket whose request was read; servers call this, not apps.
 
         take_leftover() returns bytes read beyond the request, without waiting. on_accept(size) tells the
         server, just before `size` bytes of 101 response go out, that the socket is no longer its own.
+        refusal is what accept() raises, unless prepare() finds the client's origin allowed.
         """
+        self.before_wait: Callable[[], object] | None = None  # called before receive() really waits
         self.environ = environ
         self.subprotocol: str | None = None
         self.opened_at: float | None = None  # seconds since the epoch
         self.messages_received = 0
         self.messages_sent = 0
-        self._opening: Any = (sock, take_leftover, on_accept, request)  # until the handshake is complete
+        self._opening: Any = (sock, take_leftover, on_accept, request, refusal)  # until the handshake is complete
         self._options = options
         self._hub = get_hub()
         self._connection = Connection(max_message_size=options.max_message_size)
@@ -130,6 +134,8 @@ class WebSocket:
         Any first use does the same without choices. Raises WebSocketError when it is too late, ValueError
         for a header that may not be sent, TypeError for an option that does not exist.
         """
+        if "origins" in options:
+            raise TypeError("origins are judged before the view runs: they are options of a route or the server")
         if self._transport is not None:
             raise WebSocketError("the handshake is already complete; call accept() before any other use")
         if self._answered:
@@ -137,7 +143,9 @@ class WebSocket:
         if isinstance(subprotocols, str):
             raise TypeError(f"subprotocols must be a sequence of names, not the string {subprotocols!r}")
         chosen = self._options.replace(**options) if options else self._options
-        sock, take_leftover, on_accept, request = self._opening
+        sock, take_leftover, on_accept, request, refusal = self._opening
+        if refusal is not None:
+            raise refusal
         subprotocol = handshake.select_subprotocol(request.subprotocols, tuple(subprotocols) or chosen.subprotocols)
         agreement = permessage_deflate.negotiate(request.extensions, chosen)
         response = handshake.response(request, subprotocol, headers, extensions=str(agreement or ""))
@@ -196,7 +204,7 @@ class WebSocket:
         """
         transport = self._transport or self._open_transport()
         if self._reader is not None:
-            raise RuntimeError("another greenlet is waiting in receive() of this WebSocket; only one can")
+            raise _two_readers()
         if not self._queue:
             self._wait_for_message(transport, timeout)
         if self._queue:
@@ -385,7 +393,20 @@ class WebSocket:
         address = self.remote_address
         return f"{address[0]}:{address[1]}" if address else "unix"
 
-    # What servers call
+    # What servers and frameworks call
+
+    @property
+    def options(self) -> Options:
+        """Its options."""
+        return self._options
+
+    def prepare(self, options: Options) -> None:
+        """Take options for the handshake to come, those of the route. Raises HandshakeError by their origins."""
+        if self._transport is not None:
+            raise WebSocketError("the handshake is already complete, without the options of the route")
+        handshake.check_origin(self.environ, options.origins)
+        self._opening = (*self._opening[:-1], None)
+        self._options = options
 
     def answer(self, status: str) -> None:
         """Note that the request is answered with this HTTP status: from now on no use is possible."""
@@ -555,6 +576,10 @@ class WebSocket:
         connection = self._connection
         if connection.state is REMOTE_CLOSING or connection.has_failed:
             self.close()
+        if self.before_wait is not None and connection.state is OPEN:
+            self.before_wait()  # which may let other greenlets run
+            if self._reader is not None:
+                raise _two_readers()
         while not self._queue and connection.state is OPEN:
             if not transport.reading:
                 self._go_on_reading()
@@ -611,6 +636,10 @@ class WebSocket:
         error = ConnectionClosed(self.close_code or CloseCode.ABNORMAL_CLOSURE, self.close_reason)
         error.websocket = self
         return error
+
+
+def _two_readers() -> RuntimeError:
+    return RuntimeError("another greenlet is waiting in receive() of this WebSocket; only one can")
 
 
 def printable(text: str) -> str:

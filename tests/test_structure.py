@@ -56,7 +56,7 @@ GREENLETS_AND_CLOCKS = {"gevent", "socket", "select", "selectors", "ssl", "threa
 THIRD_PARTIES = {
     "bus": {"redis"},
     "worker": {"gunicorn"},
-    "flask": {"flask", "werkzeug"},
+    "flask": {"click", "flask", "werkzeug"},
     "pytest_plugin": {"pytest"},
     "__main__": {"werkzeug"},
 }
