@@ -7,25 +7,31 @@ each view once and for good, by a page of memory and a thread object.
 from __future__ import annotations
 
 import logging
+import traceback
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import gevent
 from gevent import get_hub
-from gevent.queue import SimpleQueue
+from gevent.queue import Queue
 
 _writers: WeakKeyDictionary[Any, _Writer] = WeakKeyDictionary()
 
 
 class _Writer:
-    def __init__(self) -> None:
-        self.lines: Any = SimpleQueue()
-        self.greenlet = gevent.spawn_raw(self._write)
+    """The lines that wait, and the greenlet that writes them."""
 
-    def _write(self) -> None:
+    def __init__(self) -> None:
+        self.lines: Any = Queue()
+        self.greenlet = gevent.spawn_raw(self.run)
+
+    def run(self) -> None:
         while True:
             log, level, line, values = self.lines.get()
-            log.log(level, line, *values)
+            try:
+                log.log(level, line, *values)
+            except Exception:  # of a handler or filter: the other lines are not to be lost for it
+                traceback.print_exc()
 
 
 def write(log: logging.Logger, level: int, line: str, *values: object) -> None:
@@ -33,6 +39,8 @@ def write(log: logging.Logger, level: int, line: str, *values: object) -> None:
     if log.isEnabledFor(level):
         hub = get_hub()
         writer = _writers.get(hub)
-        if writer is None or writer.greenlet.dead:  # a handler raised
+        if writer is None:
             writer = _writers[hub] = _Writer()
+        elif writer.greenlet.dead:
+            writer.greenlet = gevent.spawn_raw(writer.run)
         writer.lines.put((log, level, line, values))

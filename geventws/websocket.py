@@ -538,8 +538,8 @@ class WebSocket:
         for timed in (self._keepalive, self._closer):
             if timed is not None:
                 timed.cancel()
-        self._log(logging.INFO, "%s close %s %s", printable(self.path), self.close_code, printable(self.close_reason))
         self._wake_all()
+        self._log(logging.INFO, "%s close %s %s", printable(self.path), self.close_code, printable(self.close_reason))
 
     # Deadlines
 

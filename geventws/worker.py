@@ -40,12 +40,13 @@ KILL_MARGIN = 2.0  # seconds before gunicorn's own SIGKILL by which the worker w
 QUICK_STOP = 2.0  # seconds that SIGINT and SIGQUIT leave to the closing handshakes
 
 _LOST = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
-_NOTHING = io.BytesIO()  # the body of every upgrade request
 _ALIKE = {
     *("HTTP_HOST", "HTTP_UPGRADE", "HTTP_CONNECTION", "HTTP_ORIGIN", "HTTP_USER_AGENT", "HTTP_SEC_WEBSOCKET_VERSION"),
     *("HTTP_SEC_WEBSOCKET_EXTENSIONS", "HTTP_SEC_WEBSOCKET_PROTOCOL", "HTTP_ACCEPT_LANGUAGE", "HTTP_ACCEPT_ENCODING"),
     *("HTTP_CACHE_CONTROL", "HTTP_PRAGMA", "SERVER_PROTOCOL", "SERVER_NAME", "SERVER_PORT", "REQUEST_METHOD"),
 }
+_MOST_SHARED, _LONGEST_SHARED = 500, 300  # strings, characters: what peers choose fills no more
+_shared_strings: dict[str, str] = {}
 _target = re.compile(r"(?:https?://([^/?#]+))?(?:[/?][^#]*)?", re.IGNORECASE)
 
 
@@ -87,6 +88,16 @@ def _serve(accepted: list[Any]) -> None:
         upgrade.serve()
 
 
+class _NoBody(io.BytesIO):
+    """wsgi.input of every WebSocket: who closes it does so for nobody else."""
+
+    def close(self) -> None:
+        pass
+
+
+_NO_BODY = _NoBody()
+
+
 class _RawSocket:
     """The client's socket for an app that writes its own 101 on it, as flask-sock does, which is noted."""
 
@@ -96,9 +107,16 @@ class _RawSocket:
         self._sock = sock
         self.is_hijacked = False
 
+    def send(self, *args: Any) -> int:
+        self.is_hijacked = True
+        size: int = self._sock.send(*args)
+        return size
+
+    def sendall(self, *args: Any) -> None:
+        self.is_hijacked = True
+        self._sock.sendall(*args)
+
     def __getattr__(self, name: str) -> Any:
-        if name in {"send", "sendall"}:
-            self.is_hijacked = True
         return getattr(self._sock, name)
 
 
@@ -136,7 +154,7 @@ class _Upgrade(Upgrade):
             self._write(worker.run_upgrade(self._environ, self))
         except (gevent.GreenletExit, SystemExit):
             pass
-        except Exception as exc:
+        except (Exception, gevent.Timeout) as exc:
             self._fail(exc)
         finally:
             if self._response is not None:
@@ -157,7 +175,7 @@ class _Upgrade(Upgrade):
             if hasattr(body, "close"):
                 body.close()
 
-    def _fail(self, exc: Exception) -> None:
+    def _fail(self, exc: BaseException) -> None:
         worker = self._worker
         if isinstance(exc, OSError) and exc.errno in _LOST:
             worker.log.debug("Ignoring a lost client: %s", exc)
@@ -178,7 +196,7 @@ class _Upgrade(Upgrade):
     def on_accept(self, size: int) -> None:
         """Let go of what was for HTTP."""
         _leave_http(self._response, size)
-        self._environ["wsgi.input"] = _NOTHING
+        self._environ["wsgi.input"] = _NO_BODY
         for name in ("gunicorn.socket", "wsgi.early_hints"):
             self._environ.pop(name, None)
         self.sock = None  # the transport's now
@@ -210,7 +228,6 @@ class Worker(GeventWorker):  # type: ignore[misc]
     alive: bool
     gateway: Gateway | None = None
     _stop_greenlet: gevent.Greenlet | None = None
-    _errors: Any = None  # wsgi.errors, one for all
 
     @classmethod
     def with_options(cls, **options: Any) -> type[Worker]:
@@ -279,10 +296,13 @@ class Worker(GeventWorker):  # type: ignore[misc]
         if not handshake.wants_websocket({"HTTP_UPGRADE": ",".join(v for name, v in req.headers if name == "UPGRADE")}):
             super().handle_request(listener_name, req, sock, addr)
             return
-        self.cfg.pre_request(self, req)
-        response, environ = wsgi.create(req, sock, addr, listener_name, self.cfg)
+        try:
+            self.cfg.pre_request(self, req)
+            response, environ = wsgi.create(req, sock, addr, listener_name, self.cfg)
+        except Exception:
+            self.post_request(req, {}, None)
+            raise
         environ["wsgi.multithread"] = True
-        environ["wsgi.errors"] = self._errors = self._errors or environ["wsgi.errors"]
         self.nr += 1
         if self.nr >= self.max_requests and self.alive:
             self.log.info("Autorestarting worker after current request.")
@@ -372,9 +392,15 @@ class Worker(GeventWorker):  # type: ignore[misc]
 def _shared(environ: dict[str, Any]) -> dict[str, Any]:
     """Return the environ with its names, and values that most clients have alike, shared by all: 600 bytes less."""
     return {
-        sys.intern(name): sys.intern(value) if name in _ALIKE and type(value) is str else value
-        for name, value in environ.items()
+        _one(name): _one(value) if name in _ALIKE and type(value) is str else value for name, value in environ.items()
     }
+
+
+def _one(text: str) -> str:
+    """Return the one string for this text. Not sys.intern(), which in Python 3.12 keeps what a peer sent for ever."""
+    if len(_shared_strings) < _MOST_SHARED and len(text) <= _LONGEST_SHARED:
+        return _shared_strings.setdefault(text, text)
+    return _shared_strings.get(text, text)
 
 
 def _leave_http(response: Any, size: int) -> None:
