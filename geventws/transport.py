@@ -255,8 +255,8 @@ class Transport:
         """Send what the peer takes of the outbox, and of data behind it; the rest becomes the outbox."""
         outbox = self._outbox
         try:
-            # A large frame is not copied behind its header: 64 KiB 4 µs, 1 MiB 150. A TLS write cut short must be
-            # repeated with the same bytes: the outbox only grows at its end.
+            # A large frame is not copied behind its header. A TLS write cut short must be repeated with the same bytes:
+            # the outbox only grows at its end.
             sent = self._pipe.sendmsg((outbox, data)) if data else self._pipe.send(outbox)
         except _NOT_NOW:
             sent = 0

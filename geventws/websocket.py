@@ -587,7 +587,7 @@ class WebSocket:
             self._reader = getcurrent()
             try:
                 if timeout is None:
-                    self._hub.switch()  # not through a Waiter, which costs 0.4 µs; _wake_reader() finds only who waits
+                    self._hub.switch()  # a Waiter would weigh 232 bytes more; _wake_reader() finds only who waits
                 else:
                     self._wait_within(timeout, transport)
             finally:
