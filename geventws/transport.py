@@ -94,7 +94,8 @@ class Transport:
         self._tls = hasattr(sock, "pending")
         if type(sock) is gevent.socket.socket:
             # gevent's own recv and send would park the greenlet, and its two watchers weigh 500 bytes.
-            sock = _socket.socket(fileno=sock.detach())
+            kind = sock._sock.family, sock._sock.type, sock._sock.proto  # which the system would be asked for, else
+            sock = _socket.socket(*kind, sock.detach())
         self._sock = sock
         sock.setblocking(False)
         # A TLS socket has its protocol in gevent's wrapper, which honours the missing timeout.
