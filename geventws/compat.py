@@ -1,7 +1,8 @@
 """The names of gevent-websocket, for code that imports them: import geventws.compat, or GEVENTWS_COMPAT=1.
 
 From then on `geventwebsocket` and its modules are those made here, of our own objects. The import also gives
-every WebSocket what only gevent-websocket had: handler, send_frame and the OPCODE_ numbers.
+every WebSocket what only gevent-websocket had: handler, send_frame and the OPCODE_ numbers. What is gone says so,
+and what to write instead.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import logging
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from functools import partial
 from importlib.machinery import ModuleSpec
-from typing import Any
+from typing import Any, NoReturn
 from weakref import ref
 
-from .errors import ConnectionClosed, MessageTooBig, ProtocolError, WebSocketError
+from gevent import pywsgi
+
+from .errors import CloseCode, ConnectionClosed, MessageTooBig, ProtocolError, WebSocketError
 from .frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 from .gateway import StartResponse, gateways
 from .server import WebSocketHandler, WebSocketServer
@@ -30,7 +34,7 @@ class Client:
     """One of server.clients. Any attribute may be set on it."""
 
     def __init__(self, ws: WebSocket) -> None:
-        self.address = ws.remote_address
+        self.address = _address(ws)
         self._ws = ref(ws)  # which holds this one
 
     @property
@@ -42,39 +46,48 @@ class Client:
 class Server(WebSocketServer):
     """WebSocketServer with the arguments and attributes that gevent-websocket's had."""
 
-    def __init__(self, *args: Any, debug: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, debug: bool = False, pre_start_hook: object = None, **kwargs: Any) -> None:
+        if pre_start_hook is not None:
+            raise TypeError(f"geventws never calls pre_start_hook: {HOOKS['pre_start_hook']}")
         super().__init__(*args, **kwargs)
         if debug:
             log.setLevel(logging.DEBUG)
 
-    @property
-    def clients(self) -> dict[Any, Client]:
-        """The open WebSockets of this process."""
-        return _clients()
+
+class _Clients:
+    """server.clients: the open WebSockets of this process by address. A server may have its own of that name."""
+
+    def __get__(self, server: object, owner: type) -> dict[Any, Client]:
+        # Where the view may still refuse a WebSocket, nobody may use it.
+        open_ones = [ws for gateway in gateways for ws in gateway.live if ws.accepted and not ws.closed]
+        return {_address(ws): _client(ws) for ws in open_ones}
 
 
 class _Handler:
     """ws.handler: what chats ask it for is who else is connected."""
 
+    clients = _Clients()
+
     def __init__(self, ws: WebSocket) -> None:
         self.websocket = ws
         self.environ = ws.environ
-        self.client_address = ws.remote_address
-        self.server = self
+        self.client_address = _address(ws)
 
     @property
-    def clients(self) -> dict[Any, Client]:
-        return _clients()
+    def server(self) -> _Handler:
+        return self
 
     @property
     def active_client(self) -> Client:
         return _client(self.websocket)
 
+    def __getattr__(self, name: str) -> NoReturn:
+        _no_attribute(self, name)
 
-def _clients() -> dict[Any, Client]:
-    """Return the open WebSockets by address; none whose view may still refuse it is among them."""
-    open_ones = [ws for gateway in gateways for ws in gateway.live if ws.accepted and not ws.closed]
-    return {ws.remote_address or id(ws): _client(ws) for ws in open_ones}
+
+def _address(ws: WebSocket) -> Any:
+    """Return what no other open WebSocket has: on a Unix socket peers have no address."""
+    return ws.remote_address or id(ws)
 
 
 def _client(ws: WebSocket) -> Client:
@@ -87,6 +100,9 @@ class WebSocketApplication:
 
     def __init__(self, ws: WebSocket) -> None:
         self.ws = ws
+
+    def __init_subclass__(cls) -> None:
+        _refuse_hooks(cls)
 
     def handle(self) -> None:
         """Talk until the connection ends."""
@@ -156,19 +172,94 @@ def _send_ping(ws: WebSocket, payload: bytes) -> None:
     ws._open_transport().write(ws._connection.encode_ping(payload))
 
 
+_websocket_close = WebSocket.close
+
+
+def _close(
+    self: WebSocket, code: int = CloseCode.NORMAL_CLOSURE, reason: str | bytes = "", *, message: str | bytes = ""
+) -> None:
+    """Close as WebSocket.close() does; the reason may be bytes, and be called message."""
+    text = message or reason
+    _websocket_close(self, code, text.decode(errors="replace") if isinstance(text, bytes) else text)
+
+
+def _no_attribute(self: object, name: str) -> NoReturn:
+    advice = f": {GONE[name]}" if name in GONE else ""
+    raise AttributeError(f"{type(self).__name__.strip('_')!r} object has no attribute {name!r}{advice}")
+
+
+def _refuse_hooks(cls: type) -> None:
+    """Raise TypeError for a class that overrides what is never called: it may be what let only some in."""
+    for name in HOOKS.keys() & vars(cls).keys():
+        raise TypeError(f"geventws never calls {cls.__name__}.{name}: {HOOKS[name]}")
+
+
 def _create_logger(name: str, debug: bool = False, format: str | None = None) -> logging.Logger:
     return logging.getLogger(name)
 
 
-def _worker(name: str) -> Any:
-    """Only who asks for the worker needs gunicorn."""
-    if name == "GeventWebSocketWorker":
+def _late(module: str, name: str) -> Any:
+    """Return the worker, as only who asks for it needs gunicorn. Raises ImportError for names that are gone."""
+    if (module, name) == (f"{NAME}.gunicorn.workers", "GeventWebSocketWorker"):
         from .worker import Worker
 
+        vars(sys.modules[module])[name] = Worker
+        _on(Worker, __init_subclass__=classmethod(_refuse_hooks))
         return Worker
-    raise AttributeError(f"module '{NAME}.gunicorn.workers' has no attribute {name!r}")
+    if name.startswith("_"):  # asked by tools that look whether it is there
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    raise ImportError(_gone(f"{module}.{name}"), name=module)
 
 
+class _Finder:
+    """The last of all finders, asked for modules that gevent-websocket had and this has not."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        if name.startswith(f"{NAME}."):
+            raise ModuleNotFoundError(_gone(name), name=name)
+
+
+def _gone(name: str) -> str:
+    advice = next((GONE[part] for part in name.split(".") if part in GONE), "see docs/migrating.md")
+    return f"geventws.compat has no {name}: {advice}"
+
+
+_NO_SOCKET = "its socket is read in the background; use ws.receive(timeout=...), ws.send() and ws.close()"
+_NO_FRAMES = "use ws.receive() and ws.send()"
+_NO_TEXTS = "catch WebSocketError, whose text is another"
+GONE = {
+    "MSG_ALREADY_CLOSED": _NO_TEXTS,
+    "MSG_CLOSED": _NO_TEXTS,
+    "MSG_SOCKET_DEAD": _NO_TEXTS,
+    "VERSION": "use geventws.__version__",
+    "get_version": "use geventws.__version__",
+    "Header": _NO_FRAMES,
+    "Stream": _NO_FRAMES,
+    "protocols": "put what a protocol does into the WebSocketApplication; WAMP never ran on Python 3",
+    "current_app": "keep what connections share in a module or in the app",
+    "logger": 'use logging.getLogger("geventws")',
+    "handle_close": "ws.close_code and ws.close_reason tell how the connection ended",
+    "handle_ping": "pings are answered by themselves",
+    "handle_pong": "ws.ping() waits for a pong, ws.latency is the time that the last took",
+    "read_frame": _NO_FRAMES,
+    "read_message": _NO_FRAMES,
+    "raw_read": _NO_SOCKET,
+    "raw_write": _NO_SOCKET,
+    "rfile": _NO_SOCKET,
+    "socket": _NO_SOCKET,
+    "stream": _NO_SOCKET,
+}
+_REFUSE = "refuse in the app, where before_request, WSGI middleware or the view answers 403 before any use of ws"
+HOOKS = {
+    "pre_start_hook": _REFUSE,
+    "protocol_class": "put what it does into the WebSocketApplication",
+    "prevent_wsgi_call": "leave the handshake to the first use of ws",
+    "run_websocket": "wrap the app in WSGI middleware",
+    "upgrade_connection": _REFUSE,
+    "upgrade_websocket": _REFUSE,
+    "wsgi_handler": "gunicorn has a parser of its own; wrap the app in WSGI middleware",
+}
 ERRORS = {
     "WebSocketError": WebSocketError,
     "ProtocolError": ProtocolError,
@@ -188,16 +279,17 @@ MODULES: dict[str, dict[str, Any]] = {
     f"{NAME}.server": {"WebSocketServer": Server},
     f"{NAME}.websocket": {"WebSocket": WebSocket, **ERRORS},
     f"{NAME}.gunicorn": {},
-    f"{NAME}.gunicorn.workers": {"__getattr__": _worker},
+    f"{NAME}.gunicorn.workers": {},
 }
-# On the class itself: whichever server makes a WebSocket, legacy code finds them.
 ATTRIBUTES = {
+    "__getattr__": _no_attribute,
     "OPCODE_CONTINUATION": CONTINUATION,
     "OPCODE_TEXT": TEXT,
     "OPCODE_BINARY": BINARY,
     "OPCODE_CLOSE": CLOSE,
     "OPCODE_PING": PING,
     "OPCODE_PONG": PONG,
+    "close": _close,
     "handler": property(_Handler),
     "send_frame": _send_frame,
 }
@@ -211,13 +303,21 @@ def _install() -> None:
         log.warning("geventws.compat stands in for the installed gevent-websocket; pip uninstall gevent-websocket")
     for name, contents in MODULES.items():
         module = importlib.util.module_from_spec(ModuleSpec(name, None, is_package=True))
-        vars(module).update(contents)
+        vars(module).update(contents, __getattr__=partial(_late, name))
         sys.modules[name] = module
         parent, _, child = name.rpartition(".")
         if parent:
             setattr(sys.modules[parent], child, module)
-    for name, value in ATTRIBUTES.items():
-        setattr(WebSocket, name, value)
+    sys.meta_path.append(_Finder)
+    # On the classes themselves: whichever server makes a WebSocket, legacy code finds them.
+    _on(WebSocket, **ATTRIBUTES)
+    _on(WebSocketHandler, __init_subclass__=classmethod(_refuse_hooks))
+    _on(pywsgi.WSGIServer, clients=_Clients())
+
+
+def _on(cls: type, **attributes: Any) -> None:
+    for name, value in attributes.items():
+        setattr(cls, name, value)
 
 
 _install()

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, suppress
 from http.client import HTTPConnection
+from importlib.util import find_spec
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 import socketio
 from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 from websockets.typing import Origin
 
 from .raw import BINARY, CLOSE, PING, PONG, TEXT, Raw, close_frame, frame, request
-from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, serve, wait_for
+from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, missing, serve, wait_for
+from .test_readme import free_port, running
 
 App = Callable[..., Server]
 COMPAT = {"GEVENTWS_COMPAT": "1"}
@@ -264,6 +269,26 @@ def test_view_refuses_a_websocket_by_http(app: App, name: str) -> None:
         app(name).connect("/refused")
 
 
+@pytest.fixture
+def bottle_websocket() -> None:
+    if find_spec("bottle_websocket") is None:
+        missing("bottle-websocket is not installed")
+
+
+@pytest.mark.usefixtures("bottle_websocket")
+def test_plugin_of_bottle_websocket_hands_the_websocket_to_the_view(app: App) -> None:
+    server = app("bottle_websocket_app", COMPAT)
+
+    def talk() -> None:
+        with server.connect("/echo/hello") as ws:
+            assert ws.recv(DEADLINE) == "hello"
+            ws.send("again")
+            assert ws.recv(DEADLINE) == "again"
+
+    assert "Traceback" not in log_after(server, '"GET /echo/hello HTTP/1.1" 101', talk)
+    assert get(server, "/") == (200, "page")
+
+
 # Flask-Sockets
 
 
@@ -467,56 +492,224 @@ def test_packages_that_import_geventwebsocket_find_ours(app: App, name: str) -> 
     if name == "socketio_app":
         assert get(server, "/websockets-by") == (200, "geventwebsocket")
         with socketio.SimpleClient() as client:
-            client.connect(f"http://127.0.0.1:{server.port}", transports=["websocket"], wait_timeout=DEADLINE)
+            client.connect(f"http://127.0.0.1:{server.port}", wait_timeout=DEADLINE)
+            wait_for(lambda: client.transport == "websocket", "upgrade from polling")
             assert client.call("echo", "hello", timeout=DEADLINE) == "acknowledged"
+            client.client.eio.http.close()
     else:
         with server.connect("/echo/hello") as ws:
             assert str(ws.recv(DEADLINE)).startswith("hello /echo/hello")
 
 
+@pytest.fixture(scope="module")
+def idioms(app: App) -> Server:
+    return app("idioms_app", COMPAT)
+
+
+def test_a_loop_on_receive_ends_with_none_and_then_by_websocket_errors(idioms: Server) -> None:
+    def talk() -> None:
+        with idioms.connect("/loop") as ws:
+            ws.send("hello")
+            assert ws.recv(DEADLINE) == "hello"
+
+    log = log_after(idioms, "loop ended, closed True", talk)
+    assert log.count("loop: ConnectionClosed") == 3
+    assert "Traceback" not in log
+
+
+def test_a_websocket_has_the_attributes_of_old(idioms: Server) -> None:
+    with idioms.connect("/attributes", origin=Origin("http://localhost")) as ws:
+        found = json.loads(ws.recv(DEADLINE))
+    expected = {"origin": "http://localhost", "protocol": None, "version": "13", "path": "/attributes"}
+    assert found == {**expected, "closed": False}
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_clients_of_a_unix_socket_can_be_told_apart(front_end: str, tmp_path: Path) -> None:
+    with (
+        serve("tests.legacy.idioms_app:app", tmp_path, front_end=front_end, unix=True, env=COMPAT) as server,
+        server.connect("/loop"),
+        server.connect("/attributes") as ws,
+    ):
+        assert json.loads(ws.recv(DEADLINE))["path"] == "/attributes"
+
+
+def test_send_takes_what_it_took(idioms: Server) -> None:
+    with Raw(idioms, request("/kinds")) as raw:
+        raw.head()
+        expected = [
+            (BINARY, b"bytearray"),
+            (BINARY, b"memoryview"),
+            (BINARY, b"text as binary"),
+            (TEXT, b"bytes as text"),
+            (TEXT, b""),
+        ]
+        assert [raw.frame() for _ in expected] == expected
+
+
+@pytest.mark.parametrize("as_bytes", [True, False])
+@pytest.mark.parametrize("named", [True, False])
+def test_close_sends_code_and_message_however_they_are_given(idioms: Server, named: bool, as_bytes: bool) -> None:
+    how = {"code": 4001, "message": "enoügh", "named": named, "bytes": as_bytes}
+    with Raw(idioms, request("/closes")) as raw:
+        raw.head()
+        raw.send(frame(TEXT, json.dumps(how).encode()))
+        assert raw.closes() == (4001, "enoügh")
+
+
+def test_a_chat_that_keeps_websockets_in_a_set_forgets_the_dead(idioms: Server) -> None:
+    with idioms.connect("/chat") as ann, Raw(idioms, request("/chat")) as bob:
+        bob.head()
+        ann.send("hello")
+        assert ann.recv(DEADLINE) == "hello"
+        assert bob.frame() == (TEXT, b"hello")
+        bob.close()
+
+        def until_one_is_dead() -> bool:
+            ann.send("anybody?")
+            assert ann.recv(DEADLINE) == "anybody?"
+            return "chat: one is dead" in idioms.log
+
+        wait_for(until_one_is_dead, "death of a client")
+
+
+def test_a_view_that_only_sends_learns_from_send_that_its_client_has_left(idioms: Server) -> None:
+    def leave() -> None:
+        with Raw(idioms, request("/ticks")) as raw:
+            raw.head()
+            assert raw.frame() == (TEXT, b"tick")
+
+    assert "Traceback" not in log_after(idioms, "ticks ended", leave)
+
+
+def test_what_a_websocket_has_no_more_says_what_to_write_instead(idioms: Server) -> None:
+    advice = {
+        "read_message": "use ws.receive() and ws.send()",
+        "handle_ping": "pings are answered by themselves",
+        "stream": "its socket is read in the background",
+        "rfile": "its socket is read in the background",
+    }
+    with idioms.connect("/gone") as ws:
+        for name, words in advice.items():
+            ws.send(name)
+            assert f"has no attribute {name!r}: {words}" in str(ws.recv(DEADLINE))
+        ws.send("nonsense")
+        assert ws.recv(DEADLINE) == "'WebSocket' object has no attribute 'nonsense'"
+    idioms.wait_for_log("set by the app, set by the app")
+
+
+# Scripts that start a server of their own; {port} is where
+
 SCRIPTS = {
-    "gevent-websocket": """
-import geventws.compat, runpy
-runpy.run_module("tests.legacy.gevent_websocket_app", run_name="__main__")
+    "WebSocketServer": """
+from collections import OrderedDict
+from geventwebsocket import Resource, WebSocketApplication, WebSocketServer
+class Echo(WebSocketApplication):
+    def on_message(self, message):
+        self.ws.send(message)
+WebSocketServer(("", {port}), Resource(OrderedDict([("/", Echo)])), debug=False, pre_start_hook=None).serve_forever()
+""",
+    "pywsgi.WSGIServer": """
+from gevent import pywsgi
+from geventwebsocket.handler import WebSocketHandler
+def app(environ, start_response):
+    ws = environ["wsgi.websocket"]
+    while not ws.closed:
+        for client in server.clients.values():
+            assert client.ws is ws
+            client.ws.send(ws.receive())
+    return []
+server = pywsgi.WSGIServer(("", {port}), app, handler_class=WebSocketHandler)
+server.serve_forever()
+""",
+    "a registry of the app's own": """
+from gevent import pywsgi
+from geventwebsocket.handler import WebSocketHandler
+class Server(pywsgi.WSGIServer):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.clients = []
+def app(environ, start_response):
+    server.clients.append(environ["wsgi.websocket"])
+    while not server.clients[-1].closed:
+        server.clients[-1].send(server.clients[-1].receive())
+    return []
+server = Server(("", {port}), app, handler_class=WebSocketHandler)
+server.serve_forever()
+""",
+    "bottle-websocket": """
+import runpy, sys
+sys.argv = ["app", "{port}"]
+runpy.run_module("tests.legacy.bottle_websocket_app", run_name="__main__")
 """,
     "Flask-SocketIO": """
-import geventws.compat, gevent
 from tests.legacy.socketio_app import app, socketio
-gevent.spawn(socketio.run, app, "127.0.0.1", 0)
-while not getattr(socketio.wsgi_server, "started", False):
-    gevent.sleep(0.01)
-print(f"script serves it on http://127.0.0.1:{socketio.wsgi_server.server_port}", flush=True)
-gevent.wait()
+socketio.run(app, port={port})
+""",
+    "Flask-SocketIO with its reloader": """
+from tests.legacy.socketio_app import app, socketio
+socketio.run(app, port={port}, debug=True, use_reloader=True)
 """,
 }
-
-
-@contextmanager
-def run(command: list[str], directory: Path) -> Iterator[Server]:
-    server = Server([sys.executable, *command], "127.0.0.1:0", None, directory / "log", {"PYTHONPATH": str(ROOT)})
-    try:
-        yield server
-    finally:
-        server.stop()
+PATHS = {"bottle-websocket": "/echo/hello", "WebSocketServer": "/any"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_script_that_starts_its_own_server_has_ours_after_one_import(script: str, tmp_path: Path) -> None:
-    with run(["-c", SCRIPTS[script]], tmp_path) as server:
-        if script == "Flask-SocketIO":
+def test_a_script_that_starts_its_own_server_has_ours_after_one_import(
+    script: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if script == "bottle-websocket":
+        request.getfixturevalue("bottle_websocket")
+    port = free_port()
+    (tmp_path / "program.py").write_text("import geventws.compat\n" + SCRIPTS[script].replace("{port}", str(port)))
+    with running(tmp_path, [sys.executable, "program.py"], port):
+        if "Flask-SocketIO" in script:
             with socketio.SimpleClient() as client:
-                client.connect(f"http://127.0.0.1:{server.port}", transports=["websocket"], wait_timeout=DEADLINE)
+                client.connect(f"http://127.0.0.1:{port}", transports=["websocket"], wait_timeout=DEADLINE)
                 assert client.call("echo", "hello", timeout=DEADLINE) == "acknowledged"
+        else:
+            with connect(f"ws://127.0.0.1:{port}{PATHS.get(script, '/')}", compression=None) as ws:
+                if script == "bottle-websocket":
+                    assert ws.recv(DEADLINE) == "hello"
+                for _ in range(2):
+                    ws.send("again")
+                    assert ws.recv(DEADLINE) == "again"
         with pytest.raises(InvalidStatus, match="403"):
-            server.connect("/", origin=Origin("https://evil.example"))
+            connect(f"ws://127.0.0.1:{port}/", origin=Origin("https://evil.example"))
 
 
+def test_the_reloader_of_flask_socketio_starts_ours_again(tmp_path: Path) -> None:
+    port = free_port()
+    program = tmp_path / "program.py"
+    program.write_text(f"""import geventws.compat
+from flask import Flask
+from flask_socketio import SocketIO
+app = Flask(__name__)
+socketio = SocketIO(app, async_mode="gevent")
+app.route("/version")(lambda: "first")
+if __name__ == "__main__":
+    socketio.run(app, port={port}, use_reloader=True)
+""")
+
+    def version() -> str:
+        with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/version", timeout=DEADLINE) as page:
+            return str(page.read().decode())
+        return ""  # while there is no server
+
+    with running(tmp_path, [sys.executable, "program.py"], port):
+        assert wait_for(version, "start") == "first"
+        program.write_text(program.read_text().replace("first", "second"))
+        wait_for(lambda: version() == "second", "restart")
+        with pytest.raises(InvalidStatus, match="403"):
+            connect(f"ws://127.0.0.1:{port}/", origin=Origin("https://evil.example"))
+
+
+@pytest.mark.parametrize("worker", ["geventwebsocket.gunicorn.workers.GeventWebSocketWorker", "flask_sockets.worker"])
 @pytest.mark.parametrize("config", ["gunicorn.conf.py", "python:geventws.compat"])
 def test_the_worker_of_gevent_websocket_is_ours_where_gunicorns_configuration_imports_compat(
-    config: str, tmp_path: Path
+    config: str, worker: str, tmp_path: Path
 ) -> None:
     (tmp_path / "gunicorn.conf.py").write_text("import geventws.compat\n")
-    worker = "geventwebsocket.gunicorn.workers.GeventWebSocketWorker"
     by_variable = config.startswith("python:")
     env = {"GUNICORN_CMD_ARGS": f"--config {config}"} if by_variable else {}
     arguments = ["-k", worker] if by_variable else ["-k", worker, "--config", str(tmp_path / config)]
@@ -543,9 +736,82 @@ def test_the_environment_variable_is_a_switch(value: str, installed: bool) -> No
     assert done.stdout.split() == [str(installed)] * 2
 
 
-def test_names_that_nobody_made_are_missing_as_ever() -> None:
-    code = "import geventws.compat, importlib.util; import {}"
-    for name in ("geventwebsocket.protocols.wamp", "geventwebsocket.nothing"):
-        command = [sys.executable, "-c", code.format(name)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
-        assert "ModuleNotFoundError: No module named 'geventwebsocket." in done.stderr
+@pytest.mark.parametrize("command", ["gunicorn", "python -m geventws", "flask geventws", "flask run", "python"])
+def test_the_environment_variable_reaches_an_app_of_each_command_but_a_plain_program(
+    command: str, tmp_path: Path
+) -> None:
+    port, target = free_port(), "tests.legacy.flask_compat_app"
+    bind = ["--bind", f"127.0.0.1:{port}"]
+    commands = {
+        "gunicorn": ["-m", "gunicorn", "-k", "geventws.Worker", *bind, f"{target}:app"],
+        "python -m geventws": ["-m", "geventws", *bind, f"{target}:app"],
+        "flask geventws": ["-m", "flask", "--app", target, "geventws", *bind],
+        "flask run": ["-m", "flask", "--app", target, "run", "--port", str(port)],
+        "python": ["-c", f"import {target} as module; module.app.run(port={port})"],
+    }
+    with (
+        running(tmp_path, [sys.executable, *commands[command]], port, env={**os.environ, **COMPAT}),
+        urlopen(f"http://127.0.0.1:{port}/", timeout=DEADLINE) as page,
+    ):
+        found = page.read().decode()
+    owner = "geventwebsocket.exceptions" if command == "python" else "geventws.errors"
+    assert found == f"<class '{owner}.WebSocketError'>"
+
+
+def fails(code: str) -> str:
+    """Return the last line that a program writes which has compat and then does this."""
+    command = [sys.executable, "-c", f"import geventws.compat\n{code}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode == 1, done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    {
+        "import geventwebsocket.protocols.wamp": "ModuleNotFoundError: .*no geventwebsocket.protocols: .*WAMP",
+        "from geventwebsocket.protocols.base import BaseProtocol": "ModuleNotFoundError: .*WebSocketApplication",
+        "from geventwebsocket import protocols": "ImportError: .*no geventwebsocket.protocols: .*WebSocketApplication",
+        "from geventwebsocket.websocket import MSG_SOCKET_DEAD": "ImportError: .*catch WebSocketError",
+        "from geventwebsocket.websocket import Header": r"ImportError: .*use ws\.receive\(\)",
+        "from geventwebsocket import get_version": "ImportError: .*geventws.__version__",
+        "import geventwebsocket.nothing": "ModuleNotFoundError: .*no geventwebsocket.nothing: see docs/migrating.md",
+    }.items(),
+)
+def test_an_import_of_what_is_gone_says_what_to_write_instead(code: str, error: str) -> None:
+    assert re.match(error, fails(code))
+
+
+def test_names_that_tools_look_for_are_missing_as_ever() -> None:
+    code = "import geventwebsocket; assert not hasattr(geventwebsocket, '__warningregistry__'); import nothing_at_all"
+    assert fails(code) == "ModuleNotFoundError: No module named 'nothing_at_all'"
+
+
+WORKER = "from geventwebsocket.gunicorn.workers import GeventWebSocketWorker as Base\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    {
+        "from geventwebsocket.handler import WebSocketHandler as Base\n"
+        "class Mine(Base):\n    def upgrade_websocket(self): ...": "never calls Mine.upgrade_websocket: refuse in",
+        "from geventws import WebSocketHandler as Base\n"
+        "class Mine(Base):\n    def upgrade_connection(self): ...": "never calls Mine.upgrade_connection: refuse in",
+        WORKER + "class Mine(Base):\n    wsgi_handler = object": "never calls Mine.wsgi_handler: .* WSGI middleware",
+        "from geventwebsocket import WebSocketApplication as Base\n"
+        "class Mine(Base):\n    protocol_class = object": "never calls Mine.protocol_class: .* WebSocketApplication",
+        "from geventwebsocket import WebSocketServer\n"
+        "WebSocketServer(('', 0), None, pre_start_hook=print)": "never calls pre_start_hook: refuse in the app",
+    }.items(),
+)
+def test_a_hook_that_would_never_be_called_is_refused(code: str, error: str) -> None:
+    assert re.match(f"TypeError: geventws {error}", fails(code))
+
+
+def test_a_handler_that_overrides_what_is_pywsgis_is_as_good_as_ever() -> None:
+    code = """
+from geventwebsocket.handler import WebSocketHandler
+class Mine(WebSocketHandler):
+    def get_environ(self): ...
+import nothing_at_all"""
+    assert fails(code) == "ModuleNotFoundError: No module named 'nothing_at_all'"

@@ -86,9 +86,3 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
 
 
 resource = Resource(OrderedDict([("^/chat", Chat), ("^/echo", Echo), ("^/where|^/$", views)]))
-
-if __name__ == "__main__":
-    server = WebSocketServer(("127.0.0.1", 0), resource, debug=False)
-    server.start()
-    print(f"script serves it on http://127.0.0.1:{server.server_port}", flush=True)
-    server.serve_forever()
