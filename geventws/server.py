@@ -41,6 +41,16 @@ _request_line = re.compile(
 _absolute_form = re.compile(r"https?://([^/?#]+)([/?].*)?", re.IGNORECASE)
 _header_line = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[ \t]*[^\x00-\x08\x0a-\x1f\x7f]*\r\n")
 
+# Hooks of gevent-websocket's handler, which may be what let only some in.
+_NEVER_CALLED = {"run_websocket", "upgrade_connection", "upgrade_websocket"}
+
+# Of gevent's server and for TLS; it would take any other for one of TLS.
+_ARGUMENTS = {
+    *("backlog", "spawn", "log", "error_log", "handler_class", "environ", "ssl_context", "certfile", "keyfile"),
+    *("ca_certs", "cert_reqs", "ssl_version", "ciphers", "server_side"),
+    *("do_handshake_on_connect", "suppress_ragged_eofs"),
+}
+
 _gateways: WeakKeyDictionary[Any, Gateway] = WeakKeyDictionary()
 
 
@@ -74,6 +84,10 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
     ignored_socket_errors = (*pywsgi.WSGIHandler.ignored_socket_errors, ssl.SSL_ERROR_EOF)
     application: Any
     path: Any
+
+    def __init_subclass__(cls) -> None:
+        for name in _NEVER_CALLED & vars(cls).keys():
+            raise TypeError(f"geventws never calls {cls.__name__}.{name}: refuse in the app, before any use of ws")
 
     def read_requestline(self) -> str:
         """Wait for the next request of the connection; "" ends it, as it does when the server stops."""
@@ -254,7 +268,7 @@ class WebSocketServer(Listener, pywsgi.WSGIServer):  # type: ignore[misc]
     """gevent.pywsgi.WSGIServer whose apps find a WebSocket in environ["wsgi.websocket"].
 
     options is an Options, or names and values of some: WebSocketServer(("127.0.0.1", 8000), app,
-    options={"ping_interval": 10}). The others are as WSGIServer has them.
+    options={"ping_interval": 10}). The others are as WSGIServer has them. Raises TypeError for an unknown one.
     """
 
     handler_class = WebSocketHandler
@@ -269,6 +283,8 @@ class WebSocketServer(Listener, pywsgi.WSGIServer):  # type: ignore[misc]
     ) -> None:
         if not isinstance(options, Options):
             options = Options.from_environ(os.environ).replace(**(options or {}))
+        for name in kwargs.keys() - _ARGUMENTS:
+            raise TypeError(f"WebSocketServer has no argument {name}; those of geventws go into options={{...}}")
         super().__init__(listener, application, *args, **kwargs)
         self.waiting_handlers: set[WebSocketHandler] = set()
         self.is_stopping = False
