@@ -35,6 +35,8 @@ from .permessage_deflate import NAME, Agreement, Deflate
 from .transport import Transport
 from .websocket import WebSocket, printable
 
+__tracebackhide__ = True  # pytest shows the lines of the test and of the view
+
 TIMEOUT = 5.0  # seconds: enough on a busy machine, and only a test that fails waits so long
 KILL_TIMEOUT = 1.0  # seconds for a killed view to end
 LARGEST = 1 << 40  # bytes of a message to a test: its memory is its own
@@ -87,7 +89,8 @@ def connect(
     if isinstance(subprotocols, str):
         raise TypeError(f"subprotocols must be a sequence of names, not the string {subprotocols!r}")
     asked = list(headers.items() if isinstance(headers, Mapping) else headers)
-    asked += [("Cookie", f"{key}={morsel.coded_value}") for key, morsel in SimpleCookie(cookies or {}).items()]
+    given = SimpleCookie({name: str(value).encode().decode("latin-1") for name, value in (cookies or {}).items()})
+    asked += [("Cookie", f"{name}={morsel.coded_value}") for name, morsel in given.items()]
     if origin is not None:
         asked.append(("Origin", origin))
     if subprotocols:
@@ -115,6 +118,7 @@ class Client:
     """The client's end of a WebSocket whose other end is in a view; connect() opens it.
 
     The view runs in a greenlet of this thread, whenever the test waits: in connect(), receive(), iteration and close().
+    Other threads must not use it.
     """
 
     def __init__(self, app: Application, path: str, environ: dict[str, Any], options: Options, timeout: float) -> None:
@@ -131,10 +135,11 @@ class Client:
         self._body: list[bytes] = []
         self._error: BaseException | None = None  # what the view raised, until the test is told
         self._changed = Event()
-        server, sock = socketpair()
+        self._hub = gevent.get_hub()
+        self._server, sock = socketpair()
         self._transport = Transport(sock, self, max_outbox=sys.maxsize, send_timeout=None)
         self._transport.start()
-        self._view = gevent.spawn(self._run, server, app, options)
+        self._view = gevent.spawn(self._run, app, options)
         self._view.rawlink(lambda greenlet: self._changed.set())
         try:
             in_time = self._wait(lambda: self._head is None or self._view.ready() or self._transport.closed, timeout)
@@ -159,6 +164,7 @@ class Client:
 
         Raises ConnectionClosed when the connection has ended, or what the view raised.
         """
+        self._check_thread()
         try:
             frame = self._connection.encode_message(message)
         except ConnectionClosed:
@@ -191,6 +197,7 @@ class Client:
 
     def _await_message(self, timeout: float | None = None) -> bool:
         """Return whether there is a message, once there is one or none will come any more."""
+        self._check_thread()
         seconds = self._timeout if timeout is None else timeout
         if not self._wait(lambda: self._messages or self.close_code is not None, seconds):
             raise TimeoutError(f"no message on {self._path} within {seconds:g} s{self._place()}")
@@ -236,6 +243,7 @@ class Client:
 
     def _leave(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> str | None:
         """Close, and wait for the view; return where it was if it had to be killed."""
+        self._check_thread()
         self._transport.write(self._connection.close(code, reason))
         ended, place = False, ""
         try:
@@ -249,6 +257,7 @@ class Client:
     def _kill(self) -> None:
         self._view.kill(timeout=KILL_TIMEOUT)
         self._transport.close()
+        self._server.close()  # of a view that was not even started
 
     def _raise_error(self) -> None:
         """Raise what the view raised, once."""
@@ -258,7 +267,7 @@ class Client:
 
     # The view, in its greenlet
 
-    def _run(self, sock: Any, app: Application, options: Options) -> None:
+    def _run(self, app: Application, options: Options) -> None:
         def run(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             with self._watch():
                 return _Body(app(environ, start_response), self._watch)
@@ -272,7 +281,7 @@ class Client:
                 gateway = Gateway(options)
                 gateway.live = _live
                 gateway.expect_disconnects(app)
-                body = gateway.run(run, self._environ, Upgrade(sock, start_response))
+                body = gateway.run(run, self._environ, Upgrade(self._server, start_response))
                 try:
                     self._body.extend(body)
                 finally:
@@ -282,7 +291,7 @@ class Client:
         except BaseException:
             pass  # noted: the test gets it
         finally:
-            sock.close()
+            self._server.close()
 
     @contextmanager
     def _watch(self) -> Iterator[None]:
@@ -302,6 +311,10 @@ class Client:
             self._error = exc
 
     # Waiting
+
+    def _check_thread(self) -> None:
+        if gevent.get_hub() is not self._hub:
+            raise RuntimeError(f"the WebSocket on {self._path} is of another thread, and must be used there")
 
     def _wait(self, done: Callable[[], object], timeout: float) -> bool:
         """Let the view run until done() is true; return whether it is, which timeout seconds decide."""
@@ -419,6 +432,8 @@ def _agreement(parameters: Iterable[tuple[str, str | None]]) -> Agreement:
 
 def _request(path: str, config: object) -> dict[str, Any]:
     """Return the environ of a handshake for a path or URL; a Flask app's config may name its host and root."""
+    if not isinstance(path, str):
+        raise TypeError(f"path must be a string, not {path!r}")
     url = urlsplit(path)
     if not (path.startswith("/") or (url.scheme in _SECURE and url.netloc)):
         raise ValueError(f"path {path!r} must begin with a slash, or be a URL such as ws://localhost/chat")
@@ -458,6 +473,8 @@ def _variables(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return headers as variables of the environ; those of one name are joined."""
     variables: dict[str, str] = {}
     for name, value in headers:
+        if not isinstance(value, str):
+            raise TypeError(f"header {name} must be a string, not {value!r}")
         if not _header_value.fullmatch(value):
             raise ValueError(f"header {name}: {value!r} holds a character that headers may not")
         variable = f"HTTP_{name.upper().replace('-', '_')}"

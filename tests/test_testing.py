@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import gc
 import inspect
@@ -16,9 +17,11 @@ import traceback
 import warnings
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from http.cookies import SimpleCookie
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,7 @@ from geventws.handshake import accept_key
 from geventws.testing import Client, Refused, connect, read_response
 
 from .pairs import KEY, hold_hub, until, watched_hub
-from .servers import DEADLINE, ROOT
+from .servers import DEADLINE, ROOT, missing
 from .test_readme import blocks
 
 SOON = 0.05  # seconds, where a test wants to see time run out
@@ -309,6 +312,12 @@ def test_headers_cookies_and_what_a_server_sets_reach_the_view() -> None:
     assert seen(headers={"X-One": "1"})["HTTP_X_ONE"] == "1"
     assert "HTTP_COOKIE" not in seen()
     assert "HTTP_ORIGIN" not in seen()
+
+
+def test_a_cookie_of_any_text_reaches_flask() -> None:
+    app = flask_app(lambda ws: ws.send(request.cookies["name"]))
+    with connect(app, "/view", cookies={"name": "é€😀; a=b"}) as ws:
+        assert ws.receive() == "é€😀; a=b"
 
 
 def test_each_handshake_has_a_key_of_its_own() -> None:
@@ -686,6 +695,41 @@ def test_an_exception_that_the_app_handles_is_the_apps() -> None:
         assert ws.close_code == 1011
 
 
+@pytest.mark.parametrize("name", ["bottle", "django"])
+def test_frameworks_that_let_exceptions_pass_show_them(name: str) -> None:
+    make_app: Callable[[Callable[[WebSocket], Any]], Any] = {"bottle": bottle_app, "django": django_app}[name]
+    with pytest.raises(Mistake):
+        connect(make_app(fail), "/view")
+    with pytest.raises(Mistake), connect(make_app(fail_later), "/view") as ws:
+        assert ws.receive() == "fine"
+        ws.send("go on")
+
+
+def bottle_app(view: Callable[[WebSocket], Any]) -> Any:
+    if find_spec("bottle") is None:
+        missing("the package `bottle`")
+    import bottle
+
+    app = bottle.Bottle()
+    app.catchall = False
+    app.route("/view", callback=lambda: view(bottle.request.environ["wsgi.websocket"]))
+    return app
+
+
+def django_app(view: Callable[[WebSocket], Any]) -> Any:
+    if find_spec("django") is None:
+        missing("the package `django`")
+    import django.urls
+    from django.conf import settings
+    from django.core.handlers.wsgi import WSGIHandler
+
+    if not settings.configured:
+        settings.configure(DEBUG_PROPAGATE_EXCEPTIONS=True, ALLOWED_HOSTS=["*"])
+        django.setup()
+    settings.ROOT_URLCONF = (django.urls.path("view", lambda http: view(http.environ["wsgi.websocket"])),)
+    return WSGIHandler()
+
+
 def test_an_exception_of_another_greenlet_is_not_the_views() -> None:
     app = flask_app(echo)
     app.add_url_rule("/page", view_func=lambda: fail(None))  # type: ignore[arg-type]
@@ -892,6 +936,13 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+def test_a_connect_that_is_stopped_at_once_leaves_no_socket() -> None:
+    before = descriptors()
+    with pytest.raises(TypeError):
+        connect(wsgi(echo), "/", timeout="5")  # type: ignore[arg-type]
+    assert descriptors() == before
+
+
 @pytest.fixture
 def no_logs() -> Iterator[None]:
     """Log nothing: pytest keeps the records, and they their tracebacks."""
@@ -927,6 +978,16 @@ def test_nothing_is_left_behind() -> None:
     assert (greenlets(), descriptors()) == before
     assert clients == 0
     assert [str(warning.message) for warning in warned] == []
+
+
+def test_a_coroutine_uses_it_like_other_tests() -> None:
+    async def talk() -> str | bytes:
+        with connect(wsgi(echo), "/") as ws:
+            ws.send("hello")
+            await asyncio.sleep(0)
+            return ws.receive()
+
+    assert asyncio.run(talk()) == "hello"
 
 
 PROGRAM = """
@@ -992,6 +1053,8 @@ def environment() -> dict[str, str]:
         ((echo, "localhost:5000/chat"), ValueError, "must .* be a URL such as ws://localhost/chat"),
         ((echo, "ftp://localhost/chat"), ValueError, "must .* be a URL such as ws://localhost/chat"),
         ((echo, "/chat#top"), ValueError, "has a fragment"),
+        ((echo, b"/chat"), TypeError, "path must be a string, not b'/chat'"),
+        ((echo, Path("/chat")), TypeError, "path must be a string, not PosixPath"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: Any, error: type[Exception], message: str) -> None:
@@ -1005,6 +1068,8 @@ def test_wrong_arguments_are_named(arguments: Any, error: type[Exception], messa
         ({"subprotocols": "v1"}, TypeError, "must be a sequence of names, not the string 'v1'"),
         ({"options": {"max_mesage_size": 1}}, TypeError, "did you mean max_message_size"),
         ({"headers": {"X-Bad": "a\r\nb"}}, ValueError, "header X-Bad: .* holds a character that headers may not"),
+        ({"headers": {"X-Count": 1}}, TypeError, "header X-Count must be a string, not 1"),
+        ({"origin": b"http://localhost"}, TypeError, "header Origin must be a string, not b'http"),
         ({"origin": "http://ex\u0101mple"}, ValueError, "header Origin"),
         ({"headers": {"Upgrade": "h2c"}}, ValueError, "the Upgrade header must name websocket"),
     ],
@@ -1012,6 +1077,17 @@ def test_wrong_arguments_are_named(arguments: Any, error: type[Exception], messa
 def test_wrong_options_are_named(asked: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         connect(wsgi(echo), "/", **asked)
+
+
+def test_a_client_of_another_thread_is_told() -> None:
+    with connect(wsgi(echo), "/room") as ws:
+        uses: list[Callable[[], object]] = [ws.receive, ws.close, partial(ws.send, "x"), partial(list, ws)]
+        with ThreadPoolExecutor(1) as other:
+            for use in uses:
+                with pytest.raises(RuntimeError, match="the WebSocket on /room is of another thread"):
+                    other.submit(use).result()
+        ws.send("still open")
+        assert ws.receive() == "still open"
 
 
 def test_a_client_of_another_framework_is_named() -> None:
@@ -1134,6 +1210,7 @@ def test_the_fixture_is_there_for_every_suite(tmp_path: Path) -> None:
     run = run_pytest(tmp_path, "-rA")
     assert "4 passed, 2 errors" in run.stdout, run.stdout + run.stderr
     assert re.search("^E +KeyError: 'in the view'", run.stdout, re.MULTILINE)
+    assert not re.search(r"^\S*testing\.py:\d+:", run.stdout, re.MULTILINE)  # no lines of the client
     assert re.search("^E +TimeoutError: the view of /stay did not end", run.stdout, re.MULTILINE)
     help_text = run_pytest(tmp_path, "--fixtures")
     assert "websocket_connect -- " in help_text.stdout
