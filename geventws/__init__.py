@@ -1,7 +1,8 @@
 """WebSockets for Flask and any WSGI app, on gevent: gunicorn -k geventws.Worker app:app."""
 
 import os
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from .errors import (
     CloseCode,
@@ -13,11 +14,30 @@ from .errors import (
     WebSocketError,
 )
 from .options import SWITCH, Options
-from .server import WebSocketHandler, WebSocketServer
-from .websocket import WebSocket
 
 if TYPE_CHECKING:
-    from .worker import Worker as Worker
+    from .server import WebSocketHandler, WebSocketServer
+    from .websocket import WebSocket
+    from .worker import Worker
+else:
+    # Imported when asked for: every run of pytest imports this package for its plugin, and may neither wait for
+    # gevent nor have it before a conftest patches; and only the Worker needs gunicorn.
+    _MODULES = {
+        "WebSocket": "websocket",
+        "WebSocketHandler": "server",
+        "WebSocketServer": "server",
+        "Worker": "worker",
+    }
+
+    def __getattr__(name):
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *_MODULES})
+
 
 __version__ = "0.1.0"
 
@@ -36,16 +56,9 @@ __all__ = [
     "Worker",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    # Only who asks for the Worker needs gunicorn.
-    if name == "Worker":
-        from .worker import Worker
-
-        return Worker
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
 # Here, because every way to run an app imports this before the app.
-if SWITCH.get(os.environ.get("GEVENTWS_COMPAT", "off").strip().lower(), True):
+_wanted = os.environ.get("GEVENTWS_COMPAT", "").strip().lower() or "off"
+if _wanted not in SWITCH:
+    raise ValueError(f"GEVENTWS_COMPAT must be on or off, not {_wanted!r}")
+if SWITCH[_wanted]:
     from . import compat as compat

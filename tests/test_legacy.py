@@ -728,12 +728,18 @@ def test_compat_comes_too_late_where_gevent_websocket_is_in_use() -> None:
     assert "ImportError: geventwebsocket is imported already" in done.stderr
 
 
-@pytest.mark.parametrize(("value", "installed"), [("1", True), ("on", True), ("0", False), ("off", False)])
+@pytest.mark.parametrize(("value", "installed"), [("1", True), ("on", True), ("0", False), ("off", False), ("", False)])
 def test_the_environment_variable_is_a_switch(value: str, installed: bool) -> None:
     code = "import sys, geventws; print('geventwebsocket' in sys.modules, 'geventws.compat' in sys.modules)"
     env = {**os.environ, "GEVENTWS_COMPAT": value}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(installed)] * 2
+
+
+def test_a_misspelt_switch_is_no_switch() -> None:
+    env = {**os.environ, "GEVENTWS_COMPAT": "flase"}
+    done = subprocess.run([sys.executable, "-c", "import geventws"], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert "ValueError: GEVENTWS_COMPAT must be on or off, not 'flase'" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["gunicorn", "python -m geventws", "flask geventws", "flask run", "python"])

@@ -68,6 +68,7 @@ def view(ws: geventws.WebSocket) -> None:
     number: int = ws.receive()
     ws.no_such_method()
     geventws.Options(ping_interval="often")
+    geventws.Wroker
 """
 
 
@@ -234,4 +235,4 @@ def test_a_wrong_program_is_found_by_its_types(full: Path, tmp_path: Path) -> No
         text=True,
         timeout=PATIENCE,
     )
-    assert [int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error:" in line] == [6, 7, 8, 9]
+    assert [int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error:" in line] == [6, 7, 8, 9, 10]

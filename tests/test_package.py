@@ -1,0 +1,46 @@
+"""The front door: `import geventws` and the names it has."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import geventws
+
+from .servers import DEADLINE
+
+
+def fresh(program: str) -> str:
+    """Return what a new process prints, in which nothing was imported before."""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
+@pytest.mark.parametrize("module", ["geventws", "geventws.pytest_plugin"])
+def test_an_import_leaves_gevent_for_later(module: str) -> None:
+    assert fresh(f"import sys, {module}; print('gevent' in sys.modules)") == "False"
+
+
+def test_names_that_are_not_loaded_yet_are_listed() -> None:
+    assert fresh("import geventws; print(set(geventws.__all__) - set(dir(geventws)))") == "set()"
+
+
+def test_a_star_import_has_all_names() -> None:
+    program = "import geventws; from geventws import *; print(set(geventws.__all__) - set(globals()))"
+    assert fresh(program) == "set()"
+
+
+def test_each_name_is_what_it_says_and_stays_so() -> None:
+    for name in geventws.__all__:
+        found = getattr(geventws, name)
+        assert found.__name__ == name
+        assert vars(geventws)[name] is found
+
+
+def test_a_name_that_does_not_exist_is_an_error_as_of_any_module() -> None:
+    with pytest.raises(AttributeError, match="module 'geventws' has no attribute 'Wroker'"):
+        geventws.Wroker  # type: ignore[attr-defined]  # noqa: B018
+    assert not hasattr(geventws, "Wroker")
