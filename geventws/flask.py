@@ -22,6 +22,7 @@ try:
     import click
     from flask import Blueprint, Flask, Request, Response, current_app, request
     from flask.cli import ScriptInfo
+    from flask.globals import request_ctx
     from werkzeug.routing import MapAdapter, Rule
 except ImportError as exc:
     raise MissingPackage(f"geventws.flask needs Flask ({exc}): pip install flask") from exc
@@ -59,7 +60,10 @@ class Sockets:
 
     def init_app(self, app: Flask | Blueprint) -> None:
         """Add all routes to app: those declared so far, and later ones as they come."""
+        if not isinstance(app, (Flask, Blueprint)):
+            raise TypeError(f"Sockets needs a Flask app or a Blueprint, not {app!r}")
         self._apps.append(app)
+        _with_app(app, _guard)
         if isinstance(app, Flask):
             _open_plain_routes(app)
         for route in self._routes:
@@ -72,12 +76,16 @@ class Sockets:
         like others. A plain GET is answered with 426. options are those of geventws.Options, for this route
         alone, and those of Flask's own route(). Raises TypeError or ValueError naming one that is wrong.
         """
+        if not isinstance(rule, str):
+            raise TypeError(f'a route needs its URL first, as in @sockets.route("/path"), not {rule!r}')
         if "methods" in options or "websocket" in options:
             raise TypeError("a Sockets route is always GET and websocket=True; leave methods and websocket out")
         rule_options = {name: options.pop(name) for name in _RULE_OPTIONS & options.keys()}
         changes = _checked(options)
 
         def decorate(view: View) -> View:
+            if inspect.iscoroutinefunction(view):
+                raise TypeError(f"{view.__name__} is async: a view that talks WebSocket is a plain def, and may wait")
             key = view, changes
             if key not in self._wrapped:
                 self._wrapped[key] = _wrap(view, changes, self._before_wait)
@@ -121,34 +129,52 @@ def _add(
 ) -> None:
     app.add_url_rule(rule, endpoint, run, methods=["GET"], websocket=True, **rule_options)
     app.add_url_rule(rule, f"{endpoint}_needs_upgrade", _needs_upgrade, methods=["GET"], **rule_options)
-    changes: Changes = run.websocket_options  # type: ignore[attr-defined]
-    if changes and isinstance(app, Blueprint):
-        app.record(lambda state: _prepare_first(state.app, changes))
-    elif changes:
-        _prepare_first(app, changes)
+    if "origins" in dict(run.websocket_options):  # type: ignore[attr-defined]
+        _with_app(app, lambda app: app.extensions.update({ROUTES_JUDGE_ORIGINS: True}))
 
 
-def _prepare_first(app: Any, changes: Changes) -> None:
-    """Have app give each WebSocket the options of its route before anything else sees the request."""
-    functions = app.before_request_funcs.setdefault(None, [])
-    if _prepare not in functions:
-        functions.insert(0, _prepare)
-    if "origins" in dict(changes):
-        app.extensions[ROUTES_JUDGE_ORIGINS] = True
+def _with_app(app: Flask | Blueprint, function: Callable[[Any], None]) -> None:
+    """Call function with app, or with each that the blueprint is registered on."""
+    if isinstance(app, Blueprint):
+        app.record(lambda state: function(state.app))
+    else:
+        function(app)
+
+
+def _guard(app: Any) -> None:
+    """Have app prepare a WebSocket before anything else sees the request, and save no session after it."""
+    before = app.before_request_funcs.setdefault(None, [])
+    if _prepare not in before:
+        before.insert(0, _prepare)
+        app.after_request_funcs.setdefault(None, []).insert(0, _leave_session)  # the first is called last
 
 
 def _prepare() -> Response | None:
+    """Give a WebSocket the options of its route; refuse it by their origins."""
     ws = request.environ.get("wsgi.websocket")
     if not isinstance(ws, WebSocket):
         return None
     view = current_app.view_functions.get(request.endpoint or "")
     changes: Changes = getattr(view, "websocket_options", ())
+    if ws.accepted and not changes:
+        return None  # middleware uses it
     try:
         ws.prepare(_changed(ws.options, changes) if changes else ws.options)
     except HandshakeError as exc:
         log_refusal(exc, request.environ)
+        ws.answer(f"{exc.status.value} {exc.status.phrase}")  # to whatever else runs
         return Response(f"{exc}\n", exc.status.value, content_type="text/plain")
     return None
+
+
+def _leave_session(response: Response) -> Response:
+    """Have Flask not save the session that a WebSocket began with: it may have changed since, by a logout."""
+    ws = request.environ.get("wsgi.websocket")
+    if isinstance(ws, WebSocket) and ws.accepted:
+        context: Any = request_ctx
+        name = "_session" if hasattr(context, "_session") else "session"  # until Flask 3.1.2
+        setattr(context, name, current_app.session_interface.make_null_session(current_app))
+    return response
 
 
 @functools.lru_cache

@@ -44,6 +44,25 @@ def test_one_view_takes_several_routes() -> None:
     assert rules(app) == ["/one", "/two"]
 
 
+def test_a_view_that_cannot_be_served_is_refused_at_its_declaration() -> None:
+    async def coroutine(ws: WebSocket) -> None:
+        pass
+
+    with pytest.raises(TypeError, match=r"coroutine is async: .*a plain def"):
+        Sockets().route("/")(coroutine)
+
+
+def test_a_route_without_its_url_is_refused_at_its_declaration() -> None:
+    with pytest.raises(TypeError, match=r'@sockets.route\("/path"\)'):
+        Sockets().route(view)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("app", ["app", Flask])
+def test_what_is_no_app_is_refused_where_it_is_given(app: Any) -> None:
+    with pytest.raises(TypeError, match=r"Sockets needs a Flask app or a Blueprint, not .*app"):
+        Sockets(app)
+
+
 @pytest.mark.parametrize("option", [{"methods": ["GET"]}, {"websocket": True}])
 def test_options_that_a_sockets_route_has_anyway_are_refused_in_words(option: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="leave methods and websocket out"):

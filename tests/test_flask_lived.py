@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,12 +22,14 @@ from urllib.parse import urlencode
 
 import gevent
 import pytest
-from flask import Blueprint, Flask, current_app, g, url_for
+from flask import Blueprint, Flask, Request, Response, current_app, g, redirect, request, session, url_for
+from flask.sessions import SessionInterface, SessionMixin
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.typing import Origin, Subprotocol
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 import geventws
-from geventws import WebSocket
+from geventws import WebSocket, WebSocketError
 from geventws.flask import Sockets
 from geventws.testing import Refused, connect
 
@@ -104,6 +106,69 @@ def test_before_request_refuses_in_http(server: Server) -> None:
     answer = refusal(server, "/moved")
     assert (answer.status_code, answer.headers["Location"]) == (302, "/login")
     assert answer.headers["Set-Cookie"].startswith("came_from=moved;")
+
+
+class OnTheServer(SessionInterface):
+    """Sessions that stay on the server, each saved by whatever request has read it."""
+
+    class Session(dict[str, Any], SessionMixin):
+        pass
+
+    def __init__(self) -> None:
+        self.stored: dict[str, dict[str, Any]] = {"1": {"user": "ada"}}
+
+    def open_session(self, app: Flask, request: Request) -> SessionMixin:
+        return self.Session(self.stored[request.cookies["session"]])
+
+    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
+        if session:
+            self.stored["1"] = dict(session)
+
+
+@pytest.mark.parametrize("path", ["/sockets", "/plain", "/fails"])
+def test_a_logout_is_not_undone_by_the_end_of_a_socket_that_was_open(path: str) -> None:
+    app = Flask("app")
+    app.session_interface = sessions = OnTheServer()
+    sockets = Sockets(app)
+    seen: list[str] = []
+
+    @app.after_request
+    def note(response: Response) -> Response:
+        seen.append(session.get("user", "nobody"))
+        return response
+
+    @sockets.route("/sockets")
+    def view(ws: WebSocket) -> None:
+        for _ in ws:
+            ws.send(session["user"])
+
+    @sockets.route("/fails")
+    def fails(ws: WebSocket) -> None:
+        view(ws)
+        raise ArithmeticError("in the view")
+
+    app.add_url_rule("/plain", "plain", lambda: view(request.environ["wsgi.websocket"]) or "")
+    expected = pytest.raises(ArithmeticError) if path == "/fails" else nullcontext()
+    with expected, connect(app, path, cookies={"session": "1"}) as ws:
+        ws.send("who?")
+        assert ws.receive() == "ada"
+        sessions.stored["1"] = {"csrf": "token"}  # ada logs out meanwhile
+    assert sessions.stored["1"] == {"csrf": "token"}
+    assert seen == ["ada"]
+
+
+def test_a_session_is_saved_with_a_refusal() -> None:
+    app = Flask("app")
+    app.session_interface = sessions = OnTheServer()
+
+    @Sockets(app).route("/")
+    def view(ws: WebSocket) -> Response:
+        session["next"] = "/"
+        return redirect("/login")  # type: ignore[return-value]
+
+    with pytest.raises(Refused, match="302"):
+        connect(app, "/", cookies={"session": "1"})
+    assert sessions.stored["1"] == {"user": "ada", "next": "/"}
 
 
 def test_url_for_gives_pages_as_http_and_sockets_as_ws(server: Server) -> None:
@@ -226,6 +291,44 @@ def test_narrower_origins_of_a_route_bind_before_anything_else_runs() -> None:
     assert "seen" not in app.extensions
     with connect(app, "/", origin=PARTNER, options={"origins": ["*"]}) as ws:
         assert ws.receive() == "welcome"
+
+
+def test_who_is_refused_by_a_route_gets_no_handshake_from_what_runs_after() -> None:
+    app = one_route(origins=[PARTNER])
+
+    @app.after_request
+    def use(response: Response) -> Response:
+        with suppress(WebSocketError):
+            request.environ["wsgi.websocket"].send("leaked")
+        return response
+
+    with pytest.raises(Refused, match="403"):
+        connect(app, "/", origin=STRANGER, options={"origins": ["*"]})
+
+
+def test_origins_of_a_route_open_no_app_mounted_beside() -> None:
+    inner = one_route()
+    inner.add_url_rule("/page", "page", str)
+    app = DispatcherMiddleware(one_route(origins=[PARTNER]), {"/inner": inner})
+    for path in ("/inner/", "/inner/page", "/inner/absent"):
+        with pytest.raises(Refused, match=r"403 .*partner"):
+            connect(app, path, origin=PARTNER)
+    assert "seen" not in inner.extensions
+    with connect(app, "/", origin=PARTNER) as ws:
+        assert ws.receive() == "welcome"
+
+
+def test_middleware_may_use_the_websocket_before_a_route_without_options() -> None:
+    app = one_route()
+    inner = app.wsgi_app
+
+    def middleware(environ: Any, start_response: Any) -> Any:
+        environ["wsgi.websocket"].send("from middleware")
+        return inner(environ, start_response)
+
+    app.wsgi_app = middleware  # type: ignore[method-assign]
+    with connect(app, "/") as ws:
+        assert [ws.receive(), ws.receive()] == ["from middleware", "welcome"]
 
 
 def test_only_an_app_whose_routes_have_origins_sees_strangers_at_all() -> None:
@@ -628,14 +731,9 @@ def documented() -> dict[str, str]:
 
 
 DRIVER = """
-import json
-from app import app, db, User
+from app import app
 from geventws.testing import Refused, connect
 
-with app.app_context():
-    db.create_all()
-    db.session.add(User(name="ada"))
-    db.session.commit()
 client = app.test_client()
 try:
     connect(client, "/chat")
