@@ -23,7 +23,8 @@ try:
     from flask import Blueprint, Flask, Request, Response, current_app, request
     from flask.cli import ScriptInfo
     from flask.globals import request_ctx
-    from werkzeug.routing import MapAdapter, Rule
+    from werkzeug.exceptions import HTTPException
+    from werkzeug.routing import MapAdapter, RequestRedirect, Rule
 except ImportError as exc:
     raise MissingPackage(f"geventws.flask needs Flask ({exc}): pip install flask") from exc
 
@@ -183,20 +184,40 @@ def _changed(options: Options, changes: Changes) -> Options:
     return options.replace(**dict(changes))
 
 
-def _open_plain_routes(app: Flask) -> None:
-    """Have app route a WebSocket request as plain HTTP where no rule of websocket=True is for it.
+class _Adapter(MapAdapter):
+    """Matches a WebSocket request as plain HTTP where no rule of websocket=True is for it.
 
     Werkzeug would answer 400, or for a rule of another method 405.
     """
+
+    def match(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().match(*args, **kwargs)
+        except RequestRedirect:
+            raise
+        except HTTPException:
+            self.websocket = False
+            return super().match(*args, **kwargs)
+
+
+def _open_plain_routes(app: Flask) -> None:
+    """Have app route a WebSocket request to plain routes too."""
     create = app.create_url_adapter
 
     def create_url_adapter(request: Request | None) -> MapAdapter | None:
         adapter = create(request)
-        if adapter is not None and adapter.websocket and not adapter.test():
-            adapter.websocket = False
+        if adapter is not None and adapter.websocket:
+            adapter.__class__ = _Adapter
         return adapter
 
     app.create_url_adapter = create_url_adapter  # type: ignore[method-assign]
+
+
+class _Ended(Response):
+    """The response where the WebSocket was the answer: nothing of it goes out, so nothing is made of it."""
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        return ()
 
 
 def _wrap(view: Callable[..., Any], changes: Changes, before_wait: Callable[[], object] | None) -> Callable[..., Any]:
@@ -216,7 +237,7 @@ def _wrap(view: Callable[..., Any], changes: Changes, before_wait: Callable[[], 
             return answer  # a refusal, or any other answer in HTTP
         if not ws.accepted:
             ws.accept()
-        return Response()  # which the gateway throws away: the WebSocket was the answer
+        return _Ended()
 
     run.websocket_options = changes  # type: ignore[attr-defined]
     return run
