@@ -46,11 +46,19 @@ METAVARS = {"bytes": "BYTES", "seconds": "SECONDS", "code": "CODE", "count": "N"
 RELOAD_INTERVAL = 0.5  # seconds between looks at the files
 RELOAD_GRACE = 0.2  # seconds for views to end by themselves before a restart; their clients have the Close by then
 RESTART = 3  # exit status by which Werkzeug's reloader asks for a new process
+FLAGS_OF_FLASK_RUN = {
+    **dict.fromkeys(("--host", "-p", "--port"), "--bind HOST:PORT"),
+    "--cert": "--certfile FILE",
+    "--key": "--keyfile FILE",
+}
 FLASK = "--flask"  # the first argument where the command is `flask geventws`
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        for flag, ours in FLAGS_OF_FLASK_RUN.items():
+            if f" {flag} " in message.replace("=", " ") + " ":
+                message += f"; for {flag} write {ours}"
         self.exit(2, f"geventws: {message}; see {self.prog} --help\n")
 
 
@@ -254,7 +262,10 @@ def _where(exc: BaseException) -> str:
     frames = traceback.extract_tb(exc.__traceback__)
     if isinstance(exc, SyntaxError) or len(frames) < 2:
         return ""
-    return f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})"
+    here = os.getcwd() + os.sep
+    own = [frame for frame in frames if frame.filename.startswith(here) and "site-packages" not in frame.filename]
+    frame = (own or frames)[-1]
+    return f" ({os.path.basename(frame.filename)}, line {frame.lineno})"
 
 
 def listen(address: str) -> Any:
@@ -345,10 +356,17 @@ def _reload(chosen: argparse.Namespace, options: Options, tls: ssl.SSLContext | 
     if os.environ.get("WERKZEUG_RUN_MAIN") != "true":
         return _supervise(chosen)
     reloader, servers = gevent.getcurrent(), []
+    leaving = False
+
+    def leave() -> None:
+        nonlocal leaving
+        if not leaving:  # Ctrl-C comes twice: from the terminal and from the parent
+            leaving = True
+            gevent.kill(reloader, SystemExit(0))
 
     def serve() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            gevent.signal_handler(number, gevent.kill, reloader, SystemExit(0))
+            gevent.signal_handler(number, leave)
         try:
             servers.append(_start(chosen, options, tls))
         except MISTAKES as exc:

@@ -63,6 +63,7 @@ FILES = {
     "settings.py": SETTINGS_APP,
     "imports_what_is_missing.py": "import no_such_library\n",
     "raises.py": "raise KeyError('DATABASE_URL')\n",
+    "misuses.py": "import json\n\njson.loads('no json')\n",
     "exits.py": "import sys\nsys.exit('DATABASE_URL is not set')\n",
     "misspelt.py": "def app(:\n",
     "package/__init__.py": "",
@@ -256,6 +257,7 @@ MISTAKES: dict[tuple[str, ...], str] = {
     ("imports_what_is_missing:app",): "importing imports_what_is_missing failed: .*no_such_library",
     ("package.wrong:app",): "importing package.wrong failed: .*package.absent",
     ("raises:app",): "importing raises failed: KeyError: 'DATABASE_URL'",
+    ("misuses:app",): r"importing misuses failed: JSONDecodeError: .* \(misuses.py, line 3\)",
     ("exits:app",): "importing exits failed: .*DATABASE_URL is not set",
     ("misspelt:app",): r"importing misspelt failed: SyntaxError: .*misspelt.py, line 1",
     ("things:number",): "things:number is no WSGI app: it is int",
@@ -295,6 +297,8 @@ MISTAKES: dict[tuple[str, ...], str] = {
     ("good:app", "--ping-interval"): "--ping-interval",
     ("good:app", "--log-level", "loud"): "--log-level",
     ("good:app", "--max-conections", "3"): "--max-conections",
+    ("good:app", "--port", "9000"): "arguments: --port 9000; for --port write --bind HOST:PORT;",
+    ("good:app", "--cert=cert.pem"): "arguments: --cert=cert.pem; for --cert write --certfile FILE;",
     ("good:app", "--keyfile", "key.pem", "--reload"): "--keyfile needs --certfile",
     ("good:app", "--ping-interval", "often", "--reload"): "--ping-interval must be",
 }
@@ -520,6 +524,18 @@ def test_reload_ends_with_its_child(directory: Path, number: int) -> None:
         assert "Traceback" not in program.err
         assert code == 1012
         assert not (directory / "server.sock").exists()
+
+
+def test_ctrl_c_ends_a_reloader_that_waits_for_a_change(directory: Path) -> None:
+    with running(directory, "raises:app", "--bind", "127.0.0.1:0", "--reload") as program:
+        wait_for(lambda: "waiting for a change" in program.err, "complaint")
+        parent = program.process.pid
+        child = int(Path(f"/proc/{parent}/task/{parent}/children").read_text())
+        for pid in (child, parent):  # as a terminal does; the parent tells the child once more
+            os.kill(pid, signal.SIGINT)
+        program.process.wait(DEADLINE)
+        wait_for(lambda: not alive(child), "end of the child process")
+        assert "Traceback" not in program.err
 
 
 def alive(pid: int) -> bool:
