@@ -296,11 +296,13 @@ class Transport:
                 self._shut_down()
                 return
         if len(self._outbox) <= self._max_outbox // 2:
-            if self.congested:
-                self.congested = False
+            was_congested, self.congested = self.congested, False
+            if was_congested:
                 self.last_received = monotonic()
                 self._update_reading()
             self._owner.drained()
+            if was_congested:
+                self.read_now()  # a view that never stops sending fills the outbox again before the loop would read
 
     def _on_send_deadline(self) -> None:
         # The hub may have been held up past the deadline: only a peer that takes nothing even now has stalled.

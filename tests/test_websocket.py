@@ -297,6 +297,23 @@ def test_a_blocked_send_fails_when_the_peer_reads_no_more(opened: Opener) -> Non
     assert isinstance(sender.value, ConnectionClosed)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_peers_close_reaches_a_view_that_never_stops_sending(opened: Opener, kind: str) -> None:
+    ws, peer = opened(kind)
+
+    def flood() -> None:
+        while True:
+            ws.send(bytes(65_536))
+
+    sender = opened.spawn(flood)
+    settle()
+    peer.sock.sendall(close_frame())
+    answers = [peer.receive() for _ in range(500)]
+    assert Close(1000, "") in answers
+    sender.join(1)
+    assert isinstance(sender.value, ConnectionClosed)
+
+
 @pytest.mark.parametrize("blocked", ["receive", "send"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_end_of_stream_without_close_is_1006(opened: Opener, kind: str, blocked: str) -> None:
