@@ -342,11 +342,12 @@ static void visit(struct client *clients, int parallel, double warm_up, double s
     for (int i = 0; i < parallel; i++)
         come(&clients[i]);
     now = nanoseconds();
-    uint64_t begin = now + (uint64_t)(warm_up * 1e9), end = begin + (uint64_t)(seconds * 1e9);
+    uint64_t begin = now + (uint64_t)(warm_up * 1e9);
     for (; now < begin; check_patience(clients, parallel))
         serve_events(100);
     measuring = true;
     begin = now;
+    uint64_t end = begin + (uint64_t)(seconds * 1e9);
     double cpu = cpu_seconds();
     for (; now < end; check_patience(clients, parallel))
         serve_events(100);

@@ -309,7 +309,7 @@ int main(int argc, char **argv)
     }
 
     uint64_t now = nanoseconds();
-    uint64_t begin = now + (uint64_t)(atof(argv[2]) * 1e9), end = begin + (uint64_t)(atof(argv[3]) * 1e9);
+    uint64_t begin = now + (uint64_t)(atof(argv[2]) * 1e9);
     for (int i = 0; i < count; i++) {
         for (int n = 0; n < in_flight; n++)
             connections[i].sent_at[n] = now;
@@ -319,8 +319,9 @@ int main(int argc, char **argv)
         now = serve_events(epoll);
     measuring = true;
     begin = now;
+    uint64_t end = begin + (uint64_t)(atof(argv[3]) * 1e9);
     double cpu = cpu_seconds();
-    while (now < end)
+    while (now < end || !messages)
         now = serve_events(epoll);
     cpu = cpu_seconds() - cpu;
     measuring = false;

@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import gunicorn
 import pytest
 
 from .crowd import page
@@ -386,7 +387,31 @@ ROWS: dict[str, Row] = {
     "chunked in HTTP/1.0": parsed(request("/echo", version="HTTP/1.0", Transfer_Encoding="chunked") + b"0\r\n\r\n"),
 }
 
+# Before 27 gunicorn calls a long request line a bad request and wants no empty line before it, and lets control
+# characters and high bytes through; we mind those in the handshake's own headers only.
+SINCE_GUNICORN_27 = {
+    "a long request line",
+    "a request line without an end",
+    "NUL in the target",
+    "ESC in the target",
+    "DEL in the target",
+    "UTF-8 in the target",
+    "a high byte in the query",
+    "a vertical tab in a header",
+    "ESC in a header",
+    "DEL in a header",
+    "NEL behind chunked",
+    "one empty line first",
+}
 
+
+@pytest.fixture
+def settled_by_gunicorn(front_end: str, name: str) -> None:
+    if front_end == "worker" and name in SINCE_GUNICORN_27 and gunicorn.version_info < (27,):
+        pytest.skip("gunicorn before 27 answers it otherwise")
+
+
+@pytest.mark.usefixtures("settled_by_gunicorn")
 @pytest.mark.parametrize("name", ROWS)
 def test_a_bad_handshake_is_refused_and_nothing_behind_it_is_read(
     server: Server, front_end: str, at_rest: dict[str, int], name: str
@@ -497,7 +522,7 @@ ODD = {
     "absolute form with IPv6": request("http://[::1]:8000/echo"),
     "a query with every character": request("/echo?!$&'()*+,-./09:;=?@AZ[]_az~%00"),
     "percent in the path": request("/%65cho"),
-    "a long request line": request("/echo?" + "a" * 4_000),
+    "a request line of 4,000 characters": request("/echo?" + "a" * 4_000),
     "one empty line first": b"\r\n" + GOOD,  # RFC 9112 §2.2: to be ignored
     "IPv6 Host": header("Host", b"[::1]"),
     "IPv6 Host with a port": header("Host", b"[2001:DB8::7]:8000"),
@@ -524,6 +549,7 @@ ODD = {
 }
 
 
+@pytest.mark.usefixtures("settled_by_gunicorn")
 @pytest.mark.parametrize("name", ODD)
 def test_a_good_handshake_that_looks_odd_is_taken(server: Server, name: str) -> None:
     assert f"Sec-WebSocket-Accept: {ACCEPT}" in assert_echoes(server, ODD[name]).split("\r\n")

@@ -315,7 +315,8 @@ def test_a_peer_that_is_no_longer_heard_costs_little(server: Server, flood: str)
 @pytest.mark.parametrize("crowd", CROWDS)
 def test_10_000_connections_opened_and_dropped_at_once_let_no_other_wait_long(server: Server, crowd: str) -> None:
     """Without the pauses of Python's collector, which grow with all that is alive: here a million objects."""
-    with unharmed(server, peak=512 * MIB, kept=64 * MIB, within=180):
+    # What malloc cannot give back of 10,000 WebSockets, in pieces, is up to half of it.
+    with unharmed(server, peak=512 * MIB, kept=128 * MIB, within=180):
         assert any(result.worst_beside_collector < LONGEST_TRIP_IN_A_CROWD for result in attacks(server, crowd))
 
 

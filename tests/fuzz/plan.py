@@ -110,7 +110,8 @@ def seeds() -> Iterator[bytes]:
         yield bytes([CLIENT if fact.client else 0]) + size.to_bytes(2, "big") + bytes(2) + bytes.fromhex(fact.wire)
     deflater = zlib.compressobj(wbits=-15)
     hello = (deflater.compress(b"Hello") + deflater.flush(zlib.Z_SYNC_FLUSH)).removesuffix(TAIL)
-    ended = zlib.compress(b"Hello", wbits=-15)
+    deflater = zlib.compressobj(wbits=-15)
+    ended = deflater.compress(b"Hello") + deflater.flush()
     stored = b"\0\4\0\xfb\xffaaaa"
     for client, bits in itertools.product((0, CLIENT), (0, 1, 2, 3, 0b010111)):
         start = bytes([client | DEFLATE | EAGER, bits, 1, 0, 0])
