@@ -1,4 +1,5 @@
 /* mask(data, key, start, stop): data[start:stop] combined with key (4 bytes) by XOR, as bytes. Source: RFC 6455 §5.3.
+   mask_joined(pieces, key): the same of a list of bytes and bytearray, joined.
 
    frames.py has the same in Python, for where this cannot be compiled. Limited API: one wheel serves all Pythons. */
 
@@ -7,6 +8,23 @@
 #include <Python.h>
 #include <stdint.h>
 #include <string.h>
+
+static void combine(char *to, const char *from, Py_ssize_t size, const char *key, Py_ssize_t turn)
+{
+    char turned[8]; /* the key twice, from its byte `turn` on */
+    uint64_t keys, octets;
+    Py_ssize_t i = 0;
+    for (int k = 0; k < 8; k++)
+        turned[k] = key[(turn + k) % 4];
+    memcpy(&keys, turned, 8);
+    for (; i + 8 <= size; i += 8) { /* the compiler makes SIMD of it */
+        memcpy(&octets, from + i, 8);
+        octets ^= keys;
+        memcpy(to + i, &octets, 8);
+    }
+    for (; i < size; i++)
+        to[i] = from[i] ^ turned[i % 4];
+}
 
 static PyObject *mask(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
@@ -27,26 +45,51 @@ static PyObject *mask(PyObject *module, PyObject *const *args, Py_ssize_t count)
         return NULL;
     }
 
-    Py_ssize_t size = stop - start, i = 0;
-    PyObject *result = PyBytes_FromStringAndSize(NULL, size);
-    if (!result)
-        return NULL;
-    const char *from = data + start;
-    char *to = PyBytes_AsString(result);
-    uint64_t keys, octets;
-    memcpy(&keys, key, 4);
-    memcpy((char *)&keys + 4, key, 4);
-    for (; i + 8 <= size; i += 8) { /* the compiler makes SIMD of it */
-        memcpy(&octets, from + i, 8);
-        octets ^= keys;
-        memcpy(to + i, &octets, 8);
-    }
-    for (; i < size; i++)
-        to[i] = from[i] ^ key[i % 4];
+    PyObject *result = PyBytes_FromStringAndSize(NULL, stop - start);
+    if (result)
+        combine(PyBytes_AsString(result), data + start, stop - start, key, 0);
     return result;
 }
 
-static PyMethodDef methods[] = {{"mask", (PyCFunction)(void (*)(void))mask, METH_FASTCALL, NULL}, {NULL}};
+static int look_into(PyObject *piece, char **data, Py_ssize_t *size)
+{
+    if (!PyByteArray_Check(piece))
+        return PyBytes_AsStringAndSize(piece, data, size);
+    *data = PyByteArray_AsString(piece);
+    *size = PyByteArray_Size(piece);
+    return 0;
+}
+
+static PyObject *mask_joined(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    char *data, *key;
+    Py_ssize_t size, key_size, whole = 0, done = 0;
+    if (count != 2 || !PyList_Check(args[0]) || !PyBytes_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "mask_joined() takes a list and a key");
+        return NULL;
+    }
+    PyBytes_AsStringAndSize(args[1], &key, &key_size);
+    if (key_size != 4) {
+        PyErr_Format(PyExc_ValueError, "mask_joined() with a key of %zd", key_size);
+        return NULL;
+    }
+    Py_ssize_t pieces = PyList_Size(args[0]);
+    for (Py_ssize_t i = 0; i < pieces; i++, whole += size)
+        if (look_into(PyList_GetItem(args[0], i), &data, &size))
+            return NULL;
+    PyObject *result = PyBytes_FromStringAndSize(NULL, whole);
+    if (!result)
+        return NULL;
+    for (Py_ssize_t i = 0; i < pieces; i++, done += size) {
+        look_into(PyList_GetItem(args[0], i), &data, &size);
+        combine(PyBytes_AsString(result) + done, data, size, key, done % 4);
+    }
+    return result;
+}
+
+static PyMethodDef methods[] = {{"mask", (PyCFunction)(void (*)(void))mask, METH_FASTCALL, NULL},
+                                {"mask_joined", (PyCFunction)(void (*)(void))mask_joined, METH_FASTCALL, NULL},
+                                {NULL}};
 
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_mask", .m_methods = methods};
 

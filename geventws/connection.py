@@ -31,6 +31,7 @@ from .frames import (
     encode_header,
     frame_parts,
     mask,
+    mask_joined,
     parse_close,
     parse_header,
 )
@@ -38,6 +39,7 @@ from .permessage_deflate import Deflate
 
 NOT_UTF_8 = "text is not UTF-8"
 WHOLE_TEXT, WHOLE_BINARY = FIN | TEXT, FIN | BINARY  # first bytes of a message in one frame
+FIN_PONG = FIN | PONG
 SMALL_TEXT = tuple(encode_header(WHOLE_TEXT, 0, size) for size in range(126))
 SMALL_PIECE = 4096  # bytes of a message below which a piece is joined to others at once
 FRAGMENT_WEIGHT = 16  # bytes each fragment counts for at least, so that endless empty ones end too (§10.4)
@@ -106,13 +108,14 @@ Event = str | bytes | Ping | Pong | Close | Failure
 class _Message:
     """A message that is still arriving: its bytes so far, checked as they come."""
 
-    __slots__ = ("_pieces", "_tail", "compressed", "is_text", "size", "weight")
+    __slots__ = ("_pieces", "_tail", "compressed", "is_text", "masking_key", "size", "weight")
 
     def __init__(self, is_text: bool, compressed: bool) -> None:
         self.is_text = is_text
         self.compressed = compressed
         self.size = 0  # bytes so far
         self.weight = 0
+        self.masking_key = b""  # of what is still masked
         self._pieces: list[bytes | bytearray] = []
         self._tail = b""  # the last bytes, where they end inside a character
 
@@ -138,7 +141,7 @@ class _Message:
 
     def finish(self) -> str | bytes:
         """Return the whole message. Raises UnicodeDecodeError for text that ends inside a character."""
-        data = b"".join(self._pieces)
+        data = mask_joined(self._pieces, self.masking_key) if self.masking_key else b"".join(self._pieces)
         return data.decode() if self.is_text else data
 
 
@@ -208,20 +211,28 @@ class Connection:
             data, start = (self._buffer[start:] + data, 0) if data else (self._buffer, start)
         end = len(data)
         try:
-            if self.deflate is not None and not self._inflate_on(events, most_inflated):
-                limit = 0
+            if self.deflate is not None:
+                self._most_inflated = self.inflated + most_inflated
+                if self.deflate.pending:
+                    self._take_in(b"", events)  # more of the message whose bytes are all here
+                    if self.inflated >= self._most_inflated:
+                        limit = 0
             # A client's peer masks nothing: it always takes the general path.
             between_messages = self._message is None and not self._client
             while start < end and limit:
                 limit -= 1
-                # Nearly every frame is a small whole message, text or binary: spare it the general path, 1.1 of 1.6 µs.
+                # Nearly every frame is a small whole message, text or binary: spare it the general path, 1.1 of 1.6 µs;
+                # or the Pong of an idle peer: that takes 12 % of the instructions of a ping less.
                 first = data[start]
-                if between_messages and WHOLE_TEXT <= first <= WHOLE_BINARY and start + 6 <= end:
+                if between_messages and (WHOLE_TEXT <= first <= WHOLE_BINARY or first == FIN_PONG) and start + 6 <= end:
                     size = data[start + 1] - MASK
                     stop = start + 6 + size
                     if 0 <= size < 126 and stop <= end and size <= self.max_message_size:
                         payload = mask(data, data[start + 2 : start + 6], start + 6, stop)
-                        events.append(payload.decode() if first == WHOLE_TEXT else payload)
+                        if first == WHOLE_TEXT:
+                            events.append(payload.decode())
+                        else:
+                            events.append(payload if first == WHOLE_BINARY else Pong(payload))
                         start = stop
                         continue
                 stop = self._receive_frame(data, start, events)
@@ -245,13 +256,6 @@ class Connection:
         else:
             self._buffer, self._offset, self.limited = data[start:], 0, False
         return events
-
-    def _inflate_on(self, events: list[Event], most_inflated: int) -> bool:
-        """Inflate more of the message whose bytes are all here; return whether frames may follow in this call."""
-        self._most_inflated = self.inflated + most_inflated
-        if self._is_inflating:
-            self._take_in(b"", events)
-        return self.inflated < self._most_inflated
 
     def _receive_frame(self, data: bytes, start: int, events: list[Event]) -> int:
         """Take in the frame, or the piece of a data frame, at data[start:]; return where it stops.
@@ -281,17 +285,33 @@ class Connection:
         self._check_size(weight // 2 - 64 if is_compressed else weight)
         if header.stop > len(data):
             return start
-        stop = header.stop + header.size
-        if message is None and header.fin and not is_compressed and stop <= len(data):
-            payload = _unmasked(data, header.masking_key, header.stop, stop)
-            events.append(payload.decode() if header.opcode == TEXT else payload)
-            return stop
+        # Nearly every compressed message is one frame, too: without a _Message that takes 16 % less of the interpreter.
+        if message is None and header.fin and header.stop + header.size <= len(data):
+            return self._receive_whole(data, header, events)
         if message is None:
             message = self._message = _Message(header.opcode == TEXT, header.compressed)
+            # Nothing is to be seen in a binary message before its end. If it is one frame, it is unmasked while it is
+            # joined, which spares 1 MiB a copy: an echo takes 9 to 11 % less processor time.
+            if header.fin and header.opcode == BINARY and not header.compressed:
+                message.masking_key = header.masking_key
         message.weight = weight
         self._header = header
         self._left = header.size
         return self._receive_piece(data, header.stop, events)
+
+    def _receive_whole(self, data: bytes, header: Header, events: list[Event]) -> int:
+        """Take in a message whose only frame is here to the end; return where it stops."""
+        stop = header.stop + header.size
+        payload = _unmasked(data, header.masking_key, header.stop, stop)
+        if header.compressed:
+            payload = self._inflate(payload, 0, last=True)
+            if self._is_inflating:
+                self._header = header
+                self._message = _Message(header.opcode == TEXT, compressed=True)
+                self._message.add(payload)
+                return stop
+        events.append(payload.decode() if header.opcode == TEXT else payload)
+        return stop
 
     def _check_sequence(self, opcode: int) -> None:
         """Raise ProtocolError for a data frame that may not stand here. Source: RFC 6455 §5.4."""
@@ -302,12 +322,13 @@ class Connection:
 
     def _receive_piece(self, data: bytes, start: int, events: list[Event]) -> int:
         """Take in what data[start:] has of the payload that is arriving; return where it stops."""
-        header = self._header
-        assert header is not None
+        header, message = self._header, self._message
+        assert header is not None and message is not None
         stop = min(start + self._left, len(data))
         turn = (header.size - self._left) & 3
+        key = b"" if message.masking_key else header.masking_key[turn:] + header.masking_key[:turn]
         self._left -= stop - start
-        self._take_in(_unmasked(data, header.masking_key[turn:] + header.masking_key[:turn], start, stop), events)
+        self._take_in(_unmasked(data, key, start, stop), events)
         return stop
 
     def _take_in(self, piece: bytes, events: list[Event]) -> None:
@@ -315,7 +336,7 @@ class Connection:
         header, message = self._header, self._message
         assert header is not None and message is not None
         if message.compressed:
-            piece = self._inflate(piece, message, last=header.fin and not self._left)
+            piece = self._inflate(piece, message.size, last=header.fin and not self._left)
         message.add(piece)
         if not self._left and not self._is_inflating:
             self._header = None
@@ -327,9 +348,9 @@ class Connection:
     def _is_inflating(self) -> bool:
         return self.deflate is not None and self.deflate.pending
 
-    def _inflate(self, piece: bytes, message: _Message, *, last: bool) -> bytes:
+    def _inflate(self, piece: bytes, received: int, *, last: bool) -> bytes:
+        """Return what a piece of a message, of which `received` bytes are here, inflates to in this call."""
         assert self.deflate is not None
-        received = message.size
         most = min(self.max_message_size - received + 1, self._most_inflated - self.inflated)
         piece = self.deflate.inflate(piece, most, last=last)
         self.inflated += len(piece)

@@ -140,13 +140,20 @@ def mask_in_python(data: bytes, key: bytes, start: int, stop: int) -> bytes:
     return bytes(masked)
 
 
+def mask_joined_in_python(pieces: list[bytes | bytearray], key: bytes) -> bytes:
+    """Return all pieces in one, masked or unmasked with key."""
+    joined = b"".join(pieces)
+    return mask_in_python(joined, key, 0, len(joined))
+
+
 mask: Callable[[bytes, bytes, int, int], bytes] = mask_in_python
+mask_joined: Callable[[list[bytes | bytearray], bytes], bytes] = mask_joined_in_python
 if not os.environ.get("GEVENTWS_PURE"):
     # Measured: 64 bytes in 0.12 µs instead of 0.43, 64 KiB in 1.2 instead of 62, 1 MiB in 20 instead of 2000.
     with suppress(ImportError):
         from . import _mask
 
-        mask = _mask.mask
+        mask, mask_joined = _mask.mask, _mask.mask_joined
 
 
 def close_payload(code: int, reason: str = "") -> bytes:

@@ -32,6 +32,7 @@ from geventws.connection import (
     Step,
 )
 from geventws.errors import ConnectionClosed
+from geventws.frames import BINARY, encode_frame
 
 from .test_frames import KEY, bounded, plain_frame
 
@@ -705,3 +706,14 @@ def test_garbage_gives_documented_events_at_any_cut(
     whole = Connection(client=client, max_message_size=max_message_size).receive_data(wire)
     assert [type(event) for event in events] == [type(event) for event in whole]
     assert events == whole
+
+
+@pytest.mark.parametrize("cut", [6, 4095, 4096, 9001, 131_000])
+def test_long_binary_message_survives_pieces_of_any_size(cut: int) -> None:
+    payload = bytes(index * 7 & 0xFF for index in range(300_001))
+    frame = encode_frame(BINARY, payload, masking_key=KEY)
+    connection = Connection()
+    pieces = [frame[start : start + cut] for start in range(0, len(frame), cut)]
+    events = [event for piece in pieces for event in connection.receive_data(piece)]
+    assert events == [payload]
+    assert type(events[0]) is bytes

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from geventws.frames import (
     close_payload,
     encode_frame,
     mask_in_python,
+    mask_joined_in_python,
     parse_close,
     parse_header,
 )
@@ -214,6 +216,37 @@ def test_mask_in_c_equals_the_plain_definition_at_every_size_and_place(mask_in_c
     for size in [*range(40), 125, 1024, 4090]:
         for start in range(9):
             assert_masks(mask_in_c, data, KEY, start, start + size)
+
+
+def test_masking_joined_pieces_equals_masking_them_joined(mask_in_c: Mask) -> None:
+    from geventws._mask import mask_joined
+
+    for sizes in [(), (0,), (1,), (3, 5), (1, 0, 1, 2), (9, 4096, 7), (1023, 1, 1025)]:
+        data = bytes(index * 7 & 0xFF for index in range(sum(sizes)))
+        cuts = [0, *accumulate(sizes)]
+        pieces: list[bytes | bytearray] = [data[start:stop] for start, stop in pairwise(cuts)]
+        pieces[1::2] = map(bytearray, pieces[1::2])
+        for masker in (mask_joined, mask_joined_in_python):
+            assert masker(pieces, KEY) == plain_mask(data, KEY)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (([b"1"],), TypeError),
+        (((b"1",), KEY), TypeError),
+        (([b"1"], bytearray(KEY)), TypeError),
+        ((["1"], KEY), TypeError),
+        (([b"1"], KEY[:3]), ValueError),
+    ],
+)
+def test_masking_joined_pieces_in_c_refuses_what_is_none(
+    mask_in_c: Mask, arguments: tuple[Any, ...], error: type[Exception]
+) -> None:
+    from geventws._mask import mask_joined
+
+    with pytest.raises(error):
+        mask_joined(*arguments)
 
 
 @pytest.mark.parametrize(
