@@ -36,8 +36,10 @@ SLOW_CLOSES = 12
 FAIR_SENDS = 64
 # Message size, in characters or bytes, from which header and payload go to the kernel without being joined before.
 LARGE = 16_384
-# What a peer may have inflated at a time, before others have their turn; the second once a pass has done its work.
-TURN, SMALL_TURN = 65_536, 4096  # bytes
+# What a peer may have inflated at a time, before others have their turn; the second once a pass has done its work. A
+# message of that size or more takes two turns, between which reading stops: with 4096, echoes of 4 KiB to 64 peers take
+# 9 to 16 % more processor time.
+TURN, SMALL_TURN = 65_536, 8192  # bytes
 
 
 class WebSocket:

@@ -280,7 +280,7 @@ def test_chromium_echoes_and_knows_what_was_agreed_on(page: Page, path: str, ext
 # Bombs
 
 WORST = 0.05  # seconds that an echo may take while others send bombs
-TRIES = 3  # a machine that is held up from outside holds up one of them, a server that is slow each
+TRIES = 5  # a machine that is held up from outside holds up one of them, a server that is slow each
 SLACK = 24 << 20  # bytes: what is inflated at the moment, several times its size, and what malloc keeps
 
 
