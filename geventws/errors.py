@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import IntEnum
 from http import HTTPStatus
+from typing import Any
 
 
 class CloseCode(IntEnum):
@@ -47,6 +48,9 @@ class HandshakeError(WebSocketError):
         self.reason = reason
         self.headers = tuple(headers)
 
+    def __reduce__(self) -> Any:
+        return type(self), (self.status, self.reason, self.headers)
+
 
 class ProtocolError(WebSocketError):
     """The peer broke a rule; close_code is what it is told."""
@@ -77,6 +81,9 @@ class ConnectionClosed(WebSocketError):
         self.code = code
         self.reason = reason
         self.websocket: object = None
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.code, self.reason)
 
 
 # RuntimeError too: gunicorn prints such an error of a worker class in one line.

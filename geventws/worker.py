@@ -98,6 +98,16 @@ class _NoBody(io.BytesIO):
 _NO_BODY = _NoBody()
 
 
+class _Errors:
+    """wsgi.errors of every WebSocket: gunicorn's, asked anew each time, as its log files may have been rotated."""
+
+    def __init__(self, cfg: Any) -> None:
+        self._cfg = cfg
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(wsgi.WSGIErrorsWrapper(self._cfg), name)
+
+
 class _RawSocket:
     """The client's socket for an app that writes its own 101 on it, as flask-sock does, which is noted."""
 
@@ -250,6 +260,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             raise AppImportError(f"geventws: {exc}") from exc
         self._servers: list[StreamServer] = []
         self.gateway = Gateway(options)  # before the app: a signal may come while it is imported
+        self._errors = _Errors(self.cfg)
         self._upgrades: dict[gevent.Greenlet, _Upgrade] = {}
         self._patience: dict[gevent.Greenlet, gevent.Timeout] = {}
         super().load_wsgi()
@@ -303,6 +314,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self.post_request(req, {}, None)
             raise
         environ["wsgi.multithread"] = True
+        environ["wsgi.errors"] = self._errors  # one for all: 270 bytes less
         self.nr += 1
         if self.nr >= self.max_requests and self.alive:
             self.log.info("Autorestarting worker after current request.")
