@@ -406,6 +406,8 @@ class WebSocket:
         """Take options for the handshake to come, those of the route. Raises HandshakeError by their origins."""
         if self._transport is not None:
             raise WebSocketError("the handshake is already complete, without the options of the route")
+        if options is self._options and self._opening[-1] is None:
+            return  # judged already
         handshake.check_origin(self.environ, options.origins)
         self._opening = (*self._opening[:-1], None)
         self._options = options
