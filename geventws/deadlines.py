@@ -66,7 +66,7 @@ class _Clock:
 
     def __init__(self, loop: Any) -> None:
         self._loop = loop
-        # A heap of moments is small, as those of keepalive are shared: one of deadlines took 13 % of a ping.
+        # A heap of moments is small, as those of keepalive are shared: one of deadlines took 11 % of a ping.
         self._moments: list[float] = []
         self._deadlines: dict[float, set[Deadline]] = {}
         self._timer: Any = None

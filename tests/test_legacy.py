@@ -227,6 +227,28 @@ def test_nothing_follows_the_close_of_an_upgraded_socketio_client(socketio_serve
         assert raw.rest() == b""
 
 
+def check_greeting(server: Server, greeting: str, line: str) -> None:
+    """Talk to a view that greets, then echoes, and has this line in the log at its end; and to the page beside it."""
+
+    def talk() -> None:
+        with server.connect("/echo/hello") as ws:
+            assert ws.recv(DEADLINE) == greeting
+            ws.send("again")
+            assert ws.recv(DEADLINE) == "again"
+
+    assert "Traceback" not in log_after(server, line, talk)
+    assert get(server, "/") == (200, "page")
+
+
+def check_upgrade(port: int, acknowledgement: str) -> None:
+    """Talk Socket.IO as its own client does by itself: polling first, then on a WebSocket."""
+    with socketio.SimpleClient() as client:
+        client.connect(f"http://127.0.0.1:{port}", wait_timeout=DEADLINE)
+        wait_for(lambda: client.transport == "websocket", "upgrade from polling")
+        assert client.call("echo", "hello", timeout=DEADLINE) == acknowledgement
+        client.client.eio.http.close()
+
+
 # Bottle and Django
 
 
@@ -251,16 +273,7 @@ def test_bottle_view_says_to_plain_http_that_it_wants_a_websocket(app: App) -> N
 
 
 def test_django_view_talks_until_its_client_leaves(app: App) -> None:
-    server = app("django_app")
-
-    def talk() -> None:
-        with server.connect("/echo/hello") as ws:
-            assert ws.recv(DEADLINE) == "hello"
-            ws.send("again")
-            assert ws.recv(DEADLINE) == "again"
-
-    assert "Traceback" not in log_after(server, '"GET /echo/hello HTTP/1.1" 101', talk)
-    assert get(server, "/") == (200, "page")
+    check_greeting(app("django_app"), "hello", '"GET /echo/hello HTTP/1.1" 101')
 
 
 @pytest.mark.parametrize("name", ["bottle_app", "django_app"])
@@ -277,32 +290,16 @@ def bottle_websocket() -> None:
 
 @pytest.mark.usefixtures("bottle_websocket")
 def test_plugin_of_bottle_websocket_hands_the_websocket_to_the_view(app: App) -> None:
-    server = app("bottle_websocket_app", COMPAT)
-
-    def talk() -> None:
-        with server.connect("/echo/hello") as ws:
-            assert ws.recv(DEADLINE) == "hello"
-            ws.send("again")
-            assert ws.recv(DEADLINE) == "again"
-
-    assert "Traceback" not in log_after(server, '"GET /echo/hello HTTP/1.1" 101', talk)
-    assert get(server, "/") == (200, "page")
+    check_greeting(app("bottle_websocket_app", COMPAT), "hello", '"GET /echo/hello HTTP/1.1" 101')
 
 
 # Flask-Sockets
 
 
 def test_flask_sockets_view_has_the_websocket_and_flasks_context(app: App) -> None:
-    server = app("flask_sockets_app")
-
-    def talk() -> None:
-        with server.connect("/echo/hello") as ws:
-            assert ws.recv(DEADLINE) == "hello /echo/hello tests.legacy.flask_sockets_app"
-            ws.send("again")
-            assert ws.recv(DEADLINE) == "again"
-
-    assert "Traceback" not in log_after(server, "GET /echo/hello HTTP/1.1", talk)
-    assert get(server, "/") == (200, "page")
+    check_greeting(
+        app("flask_sockets_app"), "hello /echo/hello tests.legacy.flask_sockets_app", "GET /echo/hello HTTP/1.1"
+    )
 
 
 def test_outbox_that_only_asks_whether_its_socket_is_closed_gets_all_that_others_send(app: App) -> None:
@@ -491,11 +488,7 @@ def test_packages_that_import_geventwebsocket_find_ours(app: App, name: str) -> 
     server = app(name, COMPAT)
     if name == "socketio_app":
         assert get(server, "/websockets-by") == (200, "geventwebsocket")
-        with socketio.SimpleClient() as client:
-            client.connect(f"http://127.0.0.1:{server.port}", wait_timeout=DEADLINE)
-            wait_for(lambda: client.transport == "websocket", "upgrade from polling")
-            assert client.call("echo", "hello", timeout=DEADLINE) == "acknowledged"
-            client.client.eio.http.close()
+        check_upgrade(server.port, "acknowledged")
     else:
         with server.connect("/echo/hello") as ws:
             assert str(ws.recv(DEADLINE)).startswith("hello /echo/hello")

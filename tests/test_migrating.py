@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import socketio
 from websockets.exceptions import InvalidStatus
 
-from .servers import DEADLINE, ROOT, missing, wait_for
+from .servers import ROOT, missing
+from .test_legacy import check_upgrade
 from .test_readme import blocks, echoes, free_port, running, server_command
 
 PAGE = (ROOT / "docs" / "migrating.md").read_text()
@@ -98,11 +98,7 @@ def answers(example: Example, port: int) -> None:
     """Talk to what the example serves, as its users would, and see that geventws serves it."""
     if "SocketIO" in example.after:
         path = "/socket.io/?EIO=4&transport=websocket"
-        with socketio.SimpleClient() as client:
-            client.connect(f"http://127.0.0.1:{port}", wait_timeout=DEADLINE)
-            wait_for(lambda: client.transport == "websocket", "upgrade from polling")
-            assert client.call("echo", "hello", timeout=DEADLINE) == "hello"
-            client.client.eio.http.close()
+        check_upgrade(port, "hello")
     else:
         path = example.path
         echoes(port, path)
