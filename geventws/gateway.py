@@ -29,6 +29,7 @@ from .websocket import WebSocket, printable
 log = logging.getLogger("geventws")
 
 KILLED_GRACE = 0.3  # seconds for the peer of a killed view to take the Close: who kills does not wait long
+DEAF_GRACE = 2.0  # seconds, at shutdown, for a view to notice that its socket is closed
 CLOSES_PER_SECOND = 1000  # at shutdown, so that the clients' return does not come as one wave
 
 ORIGIN_HINT = (
@@ -228,13 +229,16 @@ class Gateway:
     def stop(self, within: float) -> None:
         """Refuse new WebSockets, close the live ones with shutdown_code, and return when their views have ended.
 
-        The closes are spread over time; views that are still there after `within` seconds are killed.
+        The closes are spread over time. A view that has not seen the end of its WebSocket DEAF_GRACE seconds after
+        it is killed, as it waits for something else; any view that is still there after `within` seconds is, too.
         """
         self.begin_stop()
         end = monotonic() + within
         pause = 0.05  # seconds
         batch = math.ceil(max(CLOSES_PER_SECOND, len(self.live) / (within / 2)) * pause)
+        ended: dict[WebSocket, float] = {}
         while self.live and monotonic() < end:
+            self._kill_deaf(ended)
             waiting = [ws for ws in self.live if ws.accepted and not ws.closed]
             for ws in waiting[:batch]:
                 ws.close(self.options.shutdown_code, "server restarting")
@@ -242,6 +246,14 @@ class Gateway:
         for greenlet in list(self.live.values()):
             gevent.kill(greenlet)
         self._idle.wait(0.5)
+
+    def _kill_deaf(self, ended: dict[WebSocket, float]) -> None:
+        """Kill, once, each view that does not notice the end of its WebSocket; ended holds when it was seen first."""
+        now = monotonic()
+        for ws, view in list(self.live.items()):
+            if ws.has_ended and not ws.end_is_told and now >= ended.setdefault(ws, now + DEAF_GRACE):
+                ended[ws] = math.inf
+                gevent.kill(view)
 
 
 class _Answer:

@@ -5,13 +5,16 @@ Knows gevent's StreamServer; knows no HTTP.
 
 from __future__ import annotations
 
+import _socket
 import errno
 import logging
 import math
+import socket
 from time import monotonic
 from typing import Any
 
 import gevent
+from gevent import get_hub
 
 log = logging.getLogger("geventws")
 
@@ -20,6 +23,16 @@ OUTAGE = 60.0  # seconds without starving after which the next time is news
 RETRY = 0.1  # seconds between two tries to accept while there is no file descriptor for it
 
 _STARVED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+def end_wait(sock: Any, error: Exception) -> None:
+    """Raise error in who waits to read from a gevent socket, unless something has come that is not read yet."""
+    try:
+        if _socket.socket.recv(sock._sock, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+            return
+    except OSError:
+        pass  # nothing has come
+    get_hub().cancel_wait(sock._read_event, error)
 
 
 class Listener:

@@ -5,6 +5,7 @@ Knows pywsgi's handler; everything about WebSocket is the gateway's.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -22,7 +23,7 @@ from gevent import pywsgi
 
 from . import handshake
 from .gateway import Application, Gateway, StartResponse
-from .listener import Listener
+from .listener import Listener, end_wait
 from .options import Options
 from .websocket import printable
 
@@ -299,8 +300,7 @@ class WebSocketServer(Listener, pywsgi.WSGIServer):  # type: ignore[misc]
         self.is_stopping = True
         self.close()
         for handler in self.waiting_handlers:
-            with suppress(OSError):
-                handler.socket._sock.shutdown(socket.SHUT_RD)  # ends its wait without waking on a closed socket
+            end_wait(handler.socket, ConnectionResetError(errno.ECONNRESET, "the server stops"))
         end = monotonic() + (2 * self.gateway.options.close_timeout if timeout is None else timeout)
         self.gateway.stop(end - monotonic())
         super().stop(max(end - monotonic(), 0))

@@ -71,6 +71,7 @@ class WebSocket:
         "_slow_closes",
         "_transport",
         "_turns",
+        "_view",
         "_waiters",
         "_yield_at",
         "before_wait",
@@ -106,6 +107,7 @@ class WebSocket:
         self._opening: Any = (sock, take_leftover, on_accept, request, refusal)  # until the handshake is complete
         self._options = options
         self._hub = get_hub()
+        self._view: Any = getcurrent()  # who is to be told of the end; None once it is
         self._connection = Connection(max_message_size=options.max_message_size)
         self._transport: Transport | None = None
         self._answered = ""
@@ -218,6 +220,7 @@ class WebSocket:
         if self._end_told:
             raise self._closed_error()
         self._end_told = True
+        self._view = None
         return None
 
     def __iter__(self) -> Iterator[str | bytes]:
@@ -257,9 +260,8 @@ class WebSocket:
                 transport.write(header, more=True)
             else:
                 frame = connection.encode_message(message, binary)
-        except ConnectionClosed as exc:
-            exc.websocket = self
-            raise
+        except ConnectionClosed:
+            raise self._closed_error() from None
         transport.write(frame, more=True if self._queue else connection.limited)
         self.messages_sent += 1
         if self._debug:
@@ -388,6 +390,16 @@ class WebSocket:
     def accepted(self) -> bool:
         """Whether the handshake is complete."""
         return self._transport is not None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its socket is closed."""
+        return self._transport is not None and self._transport.closed
+
+    @property
+    def end_is_told(self) -> bool:
+        """Whether the view knows of the end: receive() gave None, or a call of the view's raised ConnectionClosed."""
+        return self._view is None
 
     @property
     def peer(self) -> str:
@@ -637,6 +649,8 @@ class WebSocket:
         loglines.write(log, level, "%s " + line, self.peer, *values)
 
     def _closed_error(self) -> ConnectionClosed:
+        if getcurrent() is self._view:
+            self._view = None
         error = ConnectionClosed(self.close_code or CloseCode.ABNORMAL_CLOSURE, self.close_reason)
         error.websocket = self
         return error

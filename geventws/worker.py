@@ -12,7 +12,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from time import monotonic
 from types import FunctionType
@@ -24,13 +25,14 @@ from gevent.server import StreamServer
 from . import handshake
 from .errors import MissingPackage
 from .gateway import Gateway, Upgrade
-from .listener import Listener
+from .listener import Listener, end_wait
 from .options import Options
 
 try:
     from gunicorn.errors import AppImportError
     from gunicorn.glogging import Logger
     from gunicorn.http import wsgi
+    from gunicorn.http.errors import NoMoreData
     from gunicorn.workers.ggevent import GeventWorker
 except ImportError as exc:  # its gevent worker needs `packaging` too, which plain gunicorn does not bring
     raise MissingPackage(f"geventws.Worker needs gunicorn ({exc}): pip install 'gunicorn[gevent]'") from exc
@@ -38,6 +40,7 @@ except ImportError as exc:  # its gevent worker needs `packaging` too, which pla
 REQUEST_TIMEOUT = 20.0  # seconds for a request head where --keep-alive is 0; else that is its time
 KILL_MARGIN = 2.0  # seconds before gunicorn's own SIGKILL by which the worker wants to be gone
 QUICK_STOP = 2.0  # seconds that SIGINT and SIGQUIT leave to the closing handshakes
+FIRST_REQUEST_GRACE = 1.0  # seconds for the first request of a connection that was accepted just before the stop
 
 _LOST = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
 _ALIKE = {
@@ -128,6 +131,24 @@ class _RawSocket:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
+
+
+class _HttpConnection:
+    """A connection as long as it speaks HTTP: whether it waits for a request, and what has become of it."""
+
+    __slots__ = ("has_served", "is_waiting", "patience", "sock", "upgrade")
+
+    def __init__(self, sock: Any) -> None:
+        self.sock = sock
+        self.patience: gevent.Timeout | None = None
+        self.is_waiting = True
+        self.has_served = False
+        self.upgrade: _Upgrade | None = None
+
+    def end_if_waiting(self) -> None:
+        """End it as at the peer's EOF, which is what NoMoreData means, if no request is under way."""
+        if self.is_waiting:
+            end_wait(self.sock, NoMoreData())
 
 
 class _Upgrade(Upgrade):
@@ -261,8 +282,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._servers: list[StreamServer] = []
         self.gateway = Gateway(options)  # before the app: a signal may come while it is imported
         self._errors = _Errors(self.cfg)
-        self._upgrades: dict[gevent.Greenlet, _Upgrade] = {}
-        self._patience: dict[gevent.Greenlet, gevent.Timeout] = {}
+        self._connections: dict[gevent.Greenlet, _HttpConnection] = {}
         super().load_wsgi()
         self.gateway.expect_disconnects(self.wsgi)
         # A method is called without a detour through C, which would be 376 bytes of each idle view's stack.
@@ -286,20 +306,35 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def handle(self, listener: Any, client: Any, addr: Any) -> _Upgrade | None:
         """Serve one connection, up to an upgrade request, which is returned."""
-        greenlet = gevent.getcurrent()
+        connection = self._connections[gevent.getcurrent()] = _HttpConnection(client)
         if not self.cfg.keepalive:
             late = ConnectionResetError(errno.ECONNRESET, "no whole request head in time")
-            self._patience[greenlet] = gevent.Timeout.start_new(REQUEST_TIMEOUT, late)
+            connection.patience = gevent.Timeout.start_new(REQUEST_TIMEOUT, late)
         try:
             super().handle(listener, client, addr)
         finally:
             self._head_is_read()
-        return self._upgrades.pop(greenlet, None)
+            del self._connections[gevent.getcurrent()]
+        return connection.upgrade
+
+    @contextmanager
+    def timeout_ctx(self) -> Iterator[None]:
+        """Limit the wait for a request; gunicorn's worker waits in it where --keep-alive is not 0."""
+        self._wait_for_request()
+        with super().timeout_ctx():
+            yield
+
+    def _wait_for_request(self) -> None:
+        connection = self._connections[gevent.getcurrent()]
+        connection.is_waiting = True
+        if connection.has_served and not self.alive:
+            connection.end_if_waiting()  # the answer that was under way at the stop promised to go on
 
     def _head_is_read(self) -> None:
-        patience = self._patience.pop(gevent.getcurrent(), None)
-        if patience is not None:
-            patience.close()
+        connection = self._connections[gevent.getcurrent()]
+        connection.is_waiting, connection.has_served = False, True
+        if connection.patience is not None:
+            connection.patience.close()
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         """Serve a request whose head was read."""
@@ -319,13 +354,22 @@ class Worker(GeventWorker):  # type: ignore[misc]
         if self.nr >= self.max_requests and self.alive:
             self.log.info("Autorestarting worker after current request.")
             self.alive = False
-        self._upgrades[gevent.getcurrent()] = _Upgrade(self, req, sock, addr, _shared(environ), response)
+        self._connections[gevent.getcurrent()].upgrade = _Upgrade(self, req, sock, addr, _shared(environ), response)
         raise StopIteration  # which ends gunicorn's loop over the requests of this connection
 
     def handle_http2(self, *args: Any, **kwargs: Any) -> None:
         """Serve an HTTP/2 connection, of which gunicorn takes care."""
         self._head_is_read()
+        self._wait_for_request()
         super().handle_http2(*args, **kwargs)
+
+    def handle_http2_request(self, *args: Any, **kwargs: Any) -> None:
+        """Serve a request of an HTTP/2 connection."""
+        self._head_is_read()
+        try:
+            super().handle_http2_request(*args, **kwargs)
+        finally:
+            self._wait_for_request()
 
     def run_upgrade(self, environ: dict[str, Any], upgrade: _Upgrade) -> Iterable[bytes]:
         """Run the app on an upgrade request; return the body of the HTTP response, if that is the answer."""
@@ -358,7 +402,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
         super().run()
         self._begin_stop(self._grace)
         assert self._stop_greenlet is not None
-        self._stop_greenlet.join()
+        while not self._stop_greenlet.ready():
+            self.notify()  # a view that still cleans up is no hanging worker
+            self._stop_greenlet.join(1.0)
 
     @property
     def _grace(self) -> float:
@@ -373,10 +419,18 @@ class Worker(GeventWorker):  # type: ignore[misc]
         end = monotonic() + within
         for server in self._servers:
             server.close()
+        for connection in self._connections.values():
+            if connection.has_served:
+                connection.end_if_waiting()
+        gevent.spawn_later(FIRST_REQUEST_GRACE, self._end_waiting)
         gateway.stop(within)
         for server in self._servers:
             if not server.pool.join(max(end - monotonic(), 0)):
                 sys.exit(0)  # HTTP that hangs: gunicorn would kill the worker in a moment, with less ado
+
+    def _end_waiting(self) -> None:
+        for connection in self._connections.values():
+            connection.end_if_waiting()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM."""

@@ -6,6 +6,7 @@ import os
 import signal
 
 import gevent
+from gevent.event import Event
 
 import geventws
 from tests.apps import app, sockets
@@ -35,6 +36,24 @@ def pid_echo(ws: geventws.WebSocket) -> None:
     ws.send(str(os.getpid()))
     for message in ws:
         ws.send(message)
+
+
+@sockets.route("/parked")
+def parked(ws: geventws.WebSocket) -> None:
+    ws.accept()
+    try:
+        Event().wait()
+    finally:
+        print("parked view cleans up", flush=True)
+
+
+@sockets.route("/cleans-up/<float:seconds>")
+def cleans_up(ws: geventws.WebSocket, seconds: float) -> None:
+    for message in ws:
+        ws.send(message)
+    print("cleanup begins", flush=True)
+    gevent.sleep(seconds)
+    print("cleanup is done", flush=True)
 
 
 @sockets.route("/late")

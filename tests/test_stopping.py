@@ -17,6 +17,8 @@ from contextlib import closing as ending
 from pathlib import Path
 
 import pytest
+from h2.connection import H2Connection
+from h2.events import StreamEnded
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
@@ -34,13 +36,6 @@ SIGNALS = [
 # The worker means to be gone 2 seconds before gunicorn kills it; the server gives twice close_timeout.
 SHORT = {"worker": ["--graceful-timeout", "4"], "server": ["--close-timeout", "1"]}
 SHORT_LIMIT = 4.0  # seconds
-
-UPGRADE_HEADERS = {
-    "Upgrade": "websocket",
-    "Connection": "Upgrade",
-    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
-    "Sec-WebSocket-Version": "13",
-}
 
 
 def closing(ws: ClientConnection) -> tuple[int, str] | None:
@@ -126,12 +121,10 @@ def test_silent_peers_and_sleeping_views_do_not_hold_it_up(tmp_path: Path, front
 
 
 def assert_ends(sock: socket.socket) -> None:
-    """Read what was sent, to the end of the stream or its reset."""
-    try:
+    """Read what was sent, to the end of the stream, its reset, or OpenSSL's alert for an end inside a record."""
+    with suppress(ConnectionResetError, ssl.SSLError):
         while sock.recv(1 << 20):
             pass
-    except ConnectionResetError:
-        pass
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
@@ -169,18 +162,15 @@ def test_new_upgrades_get_503_while_it_stops(tmp_path: Path, front_end: str) -> 
         (silent,) = crowd.join("/echo", answers_close=False)
         server.process.send_signal(signal.SIGTERM)
         crowd.wait(lambda: silent.closed_at > 0, "Close")
-        if front_end == "server":  # ends a connection on which no request has begun
-            assert_ends(connection.sock)
-        else:
-            connection.request("GET", "/echo", headers=UPGRADE_HEADERS)
-            response = connection.getresponse()
-            assert (response.status, response.getheader("Retry-After")) == (503, "1")
-            assert response.getheader("Connection") == "close"
-            assert b"stopping" in response.read()
+        assert_ends(connection.sock)  # as no request has begun on it
         begun.sendall(tail)
-        answer = begun.recv(65536)
+        answer = b""
+        while data := begun.recv(65536):
+            answer += data
         assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
-        assert b"\r\nRetry-After: 1\r\n" in answer
+        for line in (b"Retry-After: 1", b"Connection: close"):
+            assert line + b"\r\n" in answer
+        assert b"stopping" in answer
         with pytest.raises(ConnectionRefusedError):
             server.socket()
         assert not silent.ended_at
@@ -213,6 +203,83 @@ def test_page_under_way_is_still_answered(tmp_path: Path, front_end: str) -> Non
         assert (response.status, response.read()) == (200, b"slow page")
         connection.close()
         assert exit_status(server) == 0
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_connections_that_wait_for_a_request_do_not_hold_it_up(
+    tmp_path: Path, front_end: str, tls: bool, certificate: tuple[str, str, ssl.SSLContext]
+) -> None:
+    arguments = {"worker": ["--graceful-timeout", "300", "--keep-alive", "300"], "server": ["--close-timeout", "150"]}
+    with (
+        serve(
+            APP, tmp_path, front_end=front_end, arguments=arguments[front_end], certificate=certificate if tls else None
+        ) as server,
+        ending(kept_alive(server)) as idle,
+        ending(kept_alive(server)) as busy,
+        server.socket() as silent,
+        server.connect("/echo") as ws,
+    ):
+        busy.request("GET", "/slow")
+        server.wait_for_log("slow page begins")
+        server.process.send_signal(signal.SIGTERM)
+        assert closing(ws) == (1012, "server restarting")
+        assert_ends(idle.sock)
+        assert_ends(silent)
+        assert busy.getresponse().read() == b"slow page"  # and, as it is idle now, ends too
+        assert exit_status(server) == 0
+        assert_left_by_themselves(server)
+
+
+def test_idle_http2_connection_does_not_hold_a_worker_up(
+    tmp_path: Path, certificate: tuple[str, str, ssl.SSLContext]
+) -> None:
+    arguments = ["--graceful-timeout", "300", "--keep-alive", "300", "--http-protocols", "h2,h1"]
+    with serve(APP, tmp_path, front_end="worker", arguments=arguments, certificate=certificate) as server:
+        context = ssl.create_default_context(cafile=certificate[0])
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_alpn_protocols(["h2"])
+        with context.wrap_socket(socket.create_connection(("127.0.0.1", server.port), DEADLINE)) as sock:
+            assert sock.selected_alpn_protocol() == "h2"
+            client = H2Connection()
+            client.initiate_connection()
+            headers = [(":method", "GET"), (":path", "/"), (":scheme", "https"), (":authority", "localhost")]
+            client.send_headers(1, headers, end_stream=True)
+            sock.sendall(client.data_to_send())
+            events: list[object] = []
+            while not any(isinstance(event, StreamEnded) for event in events):
+                events += client.receive_data(sock.recv(65536))
+            sock.sendall(client.data_to_send())
+            server.process.send_signal(signal.SIGTERM)
+            assert_ends(sock)
+        assert exit_status(server) == 0
+        assert_left_by_themselves(server)
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_view_that_waits_for_something_else_is_killed_soon_after_its_socket_is_closed(
+    tmp_path: Path, front_end: str
+) -> None:
+    arguments = {"worker": ["--graceful-timeout", "300"], "server": ["--close-timeout", "150"]}
+    with serve(APP, tmp_path, front_end=front_end, arguments=arguments[front_end]) as server:
+        with server.connect("/parked") as ws:
+            server.process.send_signal(signal.SIGTERM)
+            assert closing(ws) == (1012, "server restarting")
+        assert exit_status(server) == 0
+        assert "parked view cleans up" in server.log
+        assert_left_by_themselves(server)
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_view_that_knows_of_the_end_has_the_whole_grace_for_its_cleanup(tmp_path: Path, front_end: str) -> None:
+    arguments = {"worker": ["--graceful-timeout", "60", "--timeout", "2"], "server": ["--close-timeout", "30"]}
+    with serve(APP, tmp_path, front_end=front_end, arguments=arguments[front_end]) as server:
+        with server.connect("/cleans-up/6.0") as ws:
+            server.process.send_signal(signal.SIGTERM)
+            assert closing(ws) == (1012, "server restarting")
+        assert exit_status(server) == 0
+        assert "cleanup is done" in server.log
+        assert_left_by_themselves(server)
 
 
 def test_connection_still_in_its_tls_handshake_is_served_or_ended_in_silence(
