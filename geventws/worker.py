@@ -188,6 +188,7 @@ class _Upgrade(Upgrade):
         except (Exception, gevent.Timeout) as exc:
             self._fail(exc)
         finally:
+            worker.count_request()
             if self._response is not None:
                 worker.post_request(self._request, self._environ, self._response)
             if self.sock is not None:
@@ -350,10 +351,6 @@ class Worker(GeventWorker):  # type: ignore[misc]
             raise
         environ["wsgi.multithread"] = True
         environ["wsgi.errors"] = self._errors  # one for all: 200 bytes less
-        self.nr += 1
-        if self.nr >= self.max_requests and self.alive:
-            self.log.info("Autorestarting worker after current request.")
-            self.alive = False
         self._connections[gevent.getcurrent()].upgrade = _Upgrade(self, req, sock, addr, _shared(environ), response)
         raise StopIteration  # which ends gunicorn's loop over the requests of this connection
 
@@ -370,6 +367,16 @@ class Worker(GeventWorker):  # type: ignore[misc]
             super().handle_http2_request(*args, **kwargs)
         finally:
             self._wait_for_request()
+
+    def count_request(self) -> None:
+        """Count a request that asked for a WebSocket, at its end: --max-requests sees what has been served.
+
+        Counted at its beginning, a crowd that comes back after a restart would make the next one due.
+        """
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
 
     def run_upgrade(self, environ: dict[str, Any], upgrade: _Upgrade) -> Iterable[bytes]:
         """Run the app on an upgrade request; return the body of the HTTP response, if that is the answer."""

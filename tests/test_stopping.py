@@ -382,11 +382,11 @@ def test_reload_moves_the_site_to_a_new_worker(tmp_path: Path) -> None:
 
 
 def test_max_requests_ends_a_worker_with_open_websockets(tmp_path: Path) -> None:
-    with serve(APP, tmp_path, front_end="worker", arguments=["--max-requests", "3"]) as server, ExitStack() as stack:
+    with serve(APP, tmp_path, front_end="worker", arguments=["--max-requests", "1"]) as server, ExitStack() as stack:
         clients = [stack.enter_context(server.connect("/pid-echo")) for _ in range(2)]
         (old,) = workers(server)
         assert [ws.recv(DEADLINE) for ws in clients] == [str(old)] * 2
-        assert page(server, "/pid") == str(old)  # the third
+        assert page(server, "/pid") == str(old)
         begun = time.monotonic()
         assert [closing(ws) for ws in clients] == [(1012, "server restarting")] * 2
         with server.connect("/pid-echo") as ws:  # waits in the listener's queue for the new worker
@@ -394,6 +394,23 @@ def test_max_requests_ends_a_worker_with_open_websockets(tmp_path: Path) -> None
         assert time.monotonic() - begun < 8
         assert server.stop() == 0
         assert_left_by_themselves(server)
+
+
+def test_max_requests_counts_a_websocket_when_it_ends(tmp_path: Path) -> None:
+    with serve(APP, tmp_path, front_end="worker", arguments=["--max-requests", "3"]) as server, ExitStack() as stack:
+        clients = [stack.enter_context(server.connect("/pid-echo")) for _ in range(6)]
+        (old,) = workers(server)
+        assert [ws.recv(DEADLINE) for ws in clients] == [str(old)] * 6
+        for ws in clients[:3]:
+            ws.close()
+        assert [closing(ws) for ws in clients[3:]] == [(1012, "server restarting")] * 3
+        # A crowd larger than max_requests that comes back does not make the next worker leave.
+        clients = [stack.enter_context(server.connect("/pid-echo")) for _ in range(6)]
+        assert len({ws.recv(DEADLINE) for ws in clients} - {str(old)}) == 1
+        for ws in clients:
+            ws.send("still here")
+            assert ws.recv(DEADLINE) == "still here"
+        assert len(workers(server)) == 2
 
 
 @pytest.mark.parametrize(
