@@ -116,8 +116,10 @@ class Deflate:
     def compress(self, payload: bytes) -> bytes | None:
         """Return a payload compressed, None where it is better sent as it is. Source: RFC 7692 §7.2.1."""
         if self._keeps_compressor:
-            self._compressor = self._compressor or _new_compressor(*self._settings)
-            return _flushed(self._compressor, payload, zlib.Z_SYNC_FLUSH) if payload else None
+            compressor, self._compressor = self._compressor or _new_compressor(*self._settings), None
+            compressed = _flushed(compressor, payload, zlib.Z_SYNC_FLUSH) if payload else None
+            self._compressor = compressor  # not one that ran out of memory, whose bytes the peer would miss
+            return compressed
         free = _free.setdefault(self._settings, [])
         try:
             compressor = free.pop()

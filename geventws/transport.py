@@ -29,7 +29,11 @@ from .deadlines import Deadline
 # in one read; less than what malloc gets from the system and gives back each time.
 READ_SIZE = 131_000
 CORK_SIZE = 16_384  # bytes of small frames that gather before they leave in one system call
+# Bytes of one TLS record: OpenSSL reports nothing of a longer write until the peer took all of it.
+RECORD = 16_384
 DISCARD_PAUSE = 0.01  # seconds between two reads of what is thrown away
+
+NO_MEMORY = "out of memory"
 
 _READ, _WRITE = 1, 2
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -74,6 +78,7 @@ class Transport:
         "_send_deadline",
         "_send_timeout",
         "_sock",
+        "_taken",
         "_tls",
         "_write_watcher",
         "blocked",
@@ -84,6 +89,7 @@ class Transport:
         "congested",
         "last_received",
         "reading",
+        "undelivered",
     )
 
     def __init__(self, sock: Any, owner: Owner, *, max_outbox: int, send_timeout: float | None) -> None:
@@ -110,6 +116,7 @@ class Transport:
         self._finishing = False
         self._discard: Deadline | None = None
         self._send_deadline: Deadline | None = None
+        self._taken = 0  # bytes that the peer's system had when that deadline was set
         self._write_watcher: Any = None
         self._read_watcher = self._loop.io(sock.fileno(), _READ)
         self.closed = False
@@ -119,6 +126,7 @@ class Transport:
         self.broken = False  # the peer takes no more data
         self.bytes_received = 0
         self.bytes_sent = 0  # bytes the kernel took
+        self.undelivered = 0  # bytes that the peer's system had not when abort() ended it
         self.last_received = monotonic()
 
     # Reading
@@ -216,36 +224,52 @@ class Transport:
         if self.broken or self._finishing:
             return
         outbox = self._outbox
-        if self.blocked:
-            outbox += data
-        elif more and len(outbox) + len(data) < CORK_SIZE:
-            outbox += data
-            if not self._corked:
-                self._corked = True
-                self._loop.run_callback(self._uncork)
-            return
-        elif outbox:
-            if self._tls or len(data) < CORK_SIZE:
+        try:
+            if self.blocked:
                 outbox += data
-                self._flush()
+            elif more and len(outbox) + len(data) < CORK_SIZE:
+                outbox += data
+                if not self._corked:
+                    self._corked = True
+                    self._loop.run_callback(self._uncork)
+                return
+            elif outbox:
+                if self._tls or len(data) < CORK_SIZE:
+                    outbox += data
+                    self._flush()
+                else:
+                    self._flush(data)
             else:
-                self._flush(data)
-        else:
-            try:
-                sent = self._pipe.send(data)
-            except _NOT_NOW:
-                sent = 0
-            except OSError as exc:
-                self._break(exc)
-                return
-            self.bytes_sent += sent
-            if sent == len(data):
-                return
-            outbox += memoryview(data)[sent:]
-            self._wait_for_room(progress=True)
+                try:
+                    sent = self._pipe.send(data) if not self._tls else self._send_records(data)
+                except _NOT_NOW:
+                    sent = 0
+                except OSError as exc:
+                    self._break(exc)
+                    return
+                self.bytes_sent += sent
+                if sent == len(data):
+                    return
+                outbox += memoryview(data)[sent:]
+                self._wait_for_room(progress=True)
+        except MemoryError:
+            self.abort(NO_MEMORY)  # what has left may be half a frame
+            raise
         if len(outbox) > self._max_outbox and not self.congested:
             self.congested = True
             self._update_reading()
+
+    def _send_records(self, data: bytes | bytearray) -> int:
+        """Return how many bytes OpenSSL took of data; those of a record that it took in part are to be sent again."""
+        sent = 0
+        with suppress(*_NOT_NOW):
+            while sent < len(data):
+                # A copy: an error's traceback would hold a view, and so keep the outbox from being emptied.
+                size = self._pipe.send(data[sent : sent + RECORD])
+                if not size:
+                    break
+                sent += size
+        return sent
 
     def _uncork(self) -> None:
         self._corked = False
@@ -258,7 +282,10 @@ class Transport:
         try:
             # A large frame is not copied behind its header. A TLS write cut short must be repeated with the same bytes:
             # the outbox only grows at its end.
-            sent = self._pipe.sendmsg((outbox, data)) if data else self._pipe.send(outbox)
+            if self._tls:
+                sent = self._send_records(outbox)
+            else:
+                sent = self._pipe.sendmsg((outbox, data)) if data else self._pipe.send(outbox)
         except _NOT_NOW:
             sent = 0
         except OSError as exc:
@@ -266,8 +293,12 @@ class Transport:
             return
         self.bytes_sent += sent
         left = memoryview(data)[max(sent - len(outbox), 0) :]
-        del outbox[:sent]
-        outbox += left
+        try:
+            del outbox[:sent]
+            outbox += left
+        except MemoryError:
+            self.abort(NO_MEMORY)
+            return
         if outbox:
             self._wait_for_room(progress=sent > 0)
 
@@ -280,6 +311,7 @@ class Transport:
         if self._send_timeout is not None and progress:
             if self._send_deadline is None:
                 self._send_deadline = Deadline(self._on_send_deadline)
+            self._taken = self.acknowledged()
             self._send_deadline.set(monotonic() + self._send_timeout)
 
     def _on_writable(self) -> None:
@@ -305,10 +337,15 @@ class Transport:
                 self.read_now()  # a view that never stops sending fills the outbox again before the loop would read
 
     def _on_send_deadline(self) -> None:
-        # The hub may have been held up past the deadline: only a peer that takes nothing even now has stalled.
-        sent_before = self.bytes_sent
+        # The hub may have been held up past the deadline: only a peer that takes nothing even now has stalled. What its
+        # system took of what the kernel holds may be too little for the kernel to take more.
+        sent_before, taken_before = self.bytes_sent, self._taken
         self._on_writable()
-        if self.bytes_sent == sent_before and not self.broken:
+        if self.broken or self.bytes_sent > sent_before:
+            return
+        if self.acknowledged() > taken_before:
+            self._wait_for_room(progress=True)
+        else:
             self.abort(f"the peer took nothing for {self._send_timeout:g} s")
 
     def _break(self, exc: OSError) -> None:
@@ -386,6 +423,7 @@ class Transport:
     def abort(self, reason: str = "") -> None:
         """Close at once with a TCP reset: nothing more is sent, and the kernel frees its buffers."""
         if not self.closed:
+            self.undelivered = self.waiting + self.bytes_sent - self.acknowledged()
             with suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self._lose(reason)

@@ -23,15 +23,13 @@ from .deadlines import Deadline
 from .errors import CloseCode, ConnectionClosed, HandshakeError, WebSocketError
 from .keepalive import Keepalive
 from .options import Options
-from .transport import Transport
+from .transport import NO_MEMORY, Transport
 from .turns import Turns, turns
 
 log = logging.getLogger("geventws")
 
 # How long a Close or a broken rule waits for the view to answer messages that came in just before it.
 FAREWELL = 1.0  # seconds
-# Times close_timeout that a peer may take to read what was sent before our Close.
-SLOW_CLOSES = 12
 # Sends after which a view that never has to wait lets the other greenlets run.
 FAIR_SENDS = 64
 # Message size, in characters or bytes, from which header and payload go to the kernel without being joined before.
@@ -68,7 +66,6 @@ class WebSocket:
         "_queue",
         "_reader",
         "_resuming",
-        "_slow_closes",
         "_transport",
         "_turns",
         "_view",
@@ -116,7 +113,6 @@ class WebSocket:
         self._reader: Any = None  # the greenlet that waits in receive()
         self._waiters: tuple[Any, ...] = ()
         self._yield_at = FAIR_SENDS  # messages_sent at which the view, which never had to wait, lets others run
-        self._slow_closes = 0  # close deadlines that passed
         self._close_end = 0  # bytes sent once our Close is
         self._acknowledged = 0  # bytes that the peer had when the close deadline was set
         self._resuming = False  # _take_in_more() will be called
@@ -456,7 +452,12 @@ class WebSocket:
             limit = max(limit - waiting, 1)
         is_open = connection.state is OPEN
         others = []
-        for event in connection.receive_data(data, limit) if self._turns is None else self._inflate(data, limit):
+        try:
+            events = connection.receive_data(data, limit) if self._turns is None else self._inflate(data, limit)
+        except MemoryError:
+            transport.abort(NO_MEMORY)  # the bytes that it was in the middle of are lost
+            return
+        for event in events:
             if self._debug:
                 self._log(logging.DEBUG, "< %s", _describe(event))
             if type(event) is not str and type(event) is not bytes:
@@ -555,7 +556,10 @@ class WebSocket:
             if timed is not None:
                 timed.cancel()
         self._wake_all()
-        self._log(logging.INFO, "%s close %s %s", printable(self.path), self.close_code, printable(self.close_reason))
+        assert self._transport is not None
+        lost = self._transport.undelivered
+        end = f"{self.close_reason}; {lost} bytes before it were not taken" if lost else self.close_reason
+        self._log(logging.INFO, "%s close %s %s", printable(self.path), self.close_code, printable(end))
 
     # Deadlines
 
@@ -574,14 +578,15 @@ class WebSocket:
             return
         transport = self._transport
         transport.read_now()
-        self._slow_closes += 1
         acknowledged = transport.acknowledged()
         # Our Close may wait behind data that the peer still takes, if slowly: in the outbox, which send_timeout
         # watches, or in the kernel, which would throw it away.
         is_slow = transport.blocked and self._options.send_timeout is not None
         is_slow = is_slow or self._acknowledged < acknowledged < self._close_end
-        if is_slow and self._slow_closes < SLOW_CLOSES:
+        if is_slow:
             self._deadline_in(self._options.close_timeout)
+        elif acknowledged >= self._close_end:
+            transport.close()  # its program may still read what its system has, which a reset could destroy
         else:
             transport.abort()
 

@@ -45,7 +45,7 @@ def watched_hub(within: float = 20.0) -> Iterator[io.StringIO]:
             yield errors
     finally:
         del hub.exception_stream
-    assert errors.getvalue() == ""
+    assert errors.getvalue() == "", errors.getvalue()
 
 
 def until(condition: Callable[[], T], what: str, within: float = WITHIN) -> T:

@@ -6,10 +6,12 @@ import gc
 import math
 import os
 import random
+import resource
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from socket import SHUT_RD, SHUT_WR
 from time import monotonic
 from typing import Any
@@ -419,17 +421,57 @@ def test_a_peer_that_takes_nothing_is_given_up_after_send_timeout(make: Maker) -
     assert owner.transport.closed
 
 
-def test_a_peer_that_takes_little_at_a_time_is_not_given_up(make: Maker) -> None:
-    owner, client = make(buffer=SMALL, send_timeout=0.4)
-    owner.transport.write(bytes(60_000))
-    end = monotonic() + 0.8
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_peer_that_takes_little_at_a_time_is_not_given_up(make: Maker, kind: str) -> None:
+    owner, client = make(kind, buffer=SMALL, send_timeout=0.4)
+    size = 200_000
+    owner.transport.write(bytes(size))
+    end = monotonic() + 1.2
     taken = 0
-    while taken < 60_000:
-        taken += len(client.recv(1500))
+    while taken < size:
+        taken += len(client.recv(2000))
         if monotonic() < end:
             gevent.sleep(0.02)  # the peer's own pace
     assert monotonic() >= end
     assert owner.lost == []
+
+
+class Greedy(RecordingSocket):
+    """A socket whose kernel takes ten bytes, after which the process gets no more memory until relax() is called."""
+
+    limits: tuple[int, int]
+
+    def send(self, data: bytes) -> int:
+        size = super().send(data[:10])
+        self.limits = resource.getrlimit(resource.RLIMIT_AS)
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 20), self.limits[1]))
+        return size
+
+    def relax(self) -> None:
+        resource.setrlimit(resource.RLIMIT_AS, self.limits)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux: how much memory the process has")
+def test_no_memory_for_the_rest_of_what_was_sent_ends_the_connection(make: Maker) -> None:
+    greedy: list[Greedy] = []
+
+    def wrap(sock: Any) -> Greedy:
+        greedy.append(Greedy([], sock))
+        return greedy[0]
+
+    owner, client = make(wrap=wrap)
+    data = bytes(1 << 28)
+    try:
+        with pytest.raises(MemoryError):
+            owner.transport.write(data)
+    finally:
+        greedy[0].relax()
+    assert owner.told == ["lost out of memory"]
+    owner.transport.write(b"a frame behind half a frame")
+    with suppress(ConnectionResetError):
+        assert client.recv(100) == bytes(10)
+        assert client.recv(100) == b""
 
 
 def test_send_timeout_spares_a_peer_that_took_all_while_the_hub_was_held_up(make: Maker) -> None:

@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import random
+import re
 import socket
 import tracemalloc
 import weakref
@@ -1172,6 +1173,42 @@ def test_finish_waits_for_a_peer_that_takes_what_the_kernel_holds(opened: Opener
     peer.sock.close()
     finishing.join()
     assert finishing.value is None
+
+
+def test_finish_waits_for_a_peer_that_takes_what_the_kernel_holds_however_long_that_is(opened: Opener) -> None:
+    ws, peer = opened("tcp", buffer=SMALL, wrap=with_room, close_timeout=0.04)
+    message = os.urandom(400_000)
+    ws.send(message)
+    finishing = opened.spawn(ws.finish)
+    received: list[Event] = []
+    while len(received) < 2:
+        received += peer.connection.receive_data(peer.sock.recv(4000))
+        gevent.sleep(0.01)  # the peer's own pace: at least 25 times close_timeout
+    assert received == [message, Close(1000, "")]
+    peer.sock.sendall(close_frame())
+    peer.sock.close()
+    finishing.join()
+
+
+def test_peer_whose_system_has_all_reads_it_behind_the_close_deadline_too(opened: Opener) -> None:
+    ws, peer = opened("tcp", buffer=MEGABYTE, close_timeout=0.05)
+    message = os.urandom(200_000)
+    ws.send(message)
+    ws.finish()
+    assert peer.read_all() == [message, Close(1000, "")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_log_tells_what_a_peer_did_not_take(opened: Opener, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "geventws")
+    ws, _ = opened(kind, buffer=SMALL, close_timeout=0.05, send_timeout=0.2)
+    with gevent.Timeout(0.05, False):
+        ws.send(bytes(MEGABYTE))
+    ws.finish()
+    settle()
+    lost = re.search(r"/path close 1000 ; (\d+) bytes before it were not taken", caplog.messages[-1])
+    assert lost
+    assert MEGABYTE // 2 < int(lost[1]) < 1.1 * MEGABYTE
 
 
 def test_finish_does_not_wait_for_a_peer_that_takes_nothing_of_what_the_kernel_holds(opened: Opener) -> None:
