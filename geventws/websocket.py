@@ -491,7 +491,8 @@ class WebSocket:
         """Return the events of data, where what may be compressed is inflated in turns with others."""
         connection, turns = self._connection, self._turns
         assert turns is not None
-        room = max(self._options.max_message_size - sum(map(len, self._queue)), 1)
+        # A floor, or a peer that leaves a few bytes of room has a megabyte inflated in steps of so many.
+        room = max(self._options.max_message_size - self._queue_size(), SMALL_TURN)
         inflated = connection.inflated
         # A few bytes may inflate to a megabyte, from each of many peers: others are not to wait for all of them.
         events = connection.receive_data(data, limit, min(room, TURN if turns.left > 0 else SMALL_TURN))
@@ -505,7 +506,11 @@ class WebSocket:
         if not self._queue or self._transport is None or self._connection.state is not OPEN:
             return False
         options = self._options
-        return len(self._queue) >= options.max_queue or sum(map(getsizeof, self._queue)) >= options.max_message_size
+        return len(self._queue) >= options.max_queue or self._queue_size() >= options.max_message_size
+
+    def _queue_size(self) -> int:
+        """Return the bytes of memory that the messages in the queue take."""
+        return sum(map(getsizeof, self._queue))
 
     def _go_on_reading(self) -> None:
         """Take in the bytes that were left for later, once others had their turn, or read on."""

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
+from .bombs import compressed, message
 from .crowd import allow_descriptors, page
 from .hostile import CONTINUATION, CROWDS, FLOODS, UNHEARD
 from .raw import BINARY, CLOSE, PING, PONG, TEXT, Raw, close_frame, frame, request
@@ -318,6 +319,65 @@ def test_10_000_connections_opened_and_dropped_at_once_let_no_other_wait_long(se
     # What malloc cannot give back of 10,000 WebSockets, in pieces, is up to half of it.
     with unharmed(server, peak=512 * MIB, kept=128 * MIB, within=180):
         assert any(result.worst_beside_collector < LONGEST_TRIP_IN_A_CROWD for result in attacks(server, crowd))
+
+
+# Work for each byte
+
+NEARLY_FULL = [message(BINARY, compressed(bytes(MIB - room))) for room in (34, 50, 100, 4096)]
+BOMB = message(BINARY, compressed(bytes(MIB - 1)))
+MOST_WORK = 40.0  # times the processor time of a byte of small echoes: zlib makes a thousand bytes of one
+
+# What is sent on one connection, to a view that does not read.
+WORK = {
+    "pings": frame(PING) * 2000,
+    "pongs": frame(PONG) * 2000,
+    "fragments of one byte": frame(TEXT, b"x", fin=False) + frame(CONTINUATION, b"x", fin=False) * 2000,
+    "empty fragments": frame(TEXT, fin=False) + frame(CONTINUATION, fin=False) * 2000,
+    "half a character in each fragment": frame(TEXT, b"\xc3", fin=False)
+    + (frame(CONTINUATION, b"\xa9\xc3", fin=False) * 1000),
+    "bombs": BOMB * 2,
+    "a bomb in fragments": message(BINARY, compressed(bytes(MIB - 1)), 1),
+    "empty compressed messages": message(BINARY, b"\0") * 2000,
+    **{
+        f"a bomb behind {size} bytes": first + BOMB
+        for size, first in zip((34, 50, 100, 4096), NEARLY_FULL, strict=True)
+    },
+}
+CONTROL = frame(TEXT, b"x") * 2000  # to a view that echoes
+
+
+def work(server: Server, path: str, sent: bytes, connections: int = 8) -> float:
+    """Return the seconds of the worker's processor time that each byte of input takes."""
+    worker = stats(server)["process"]
+    with ExitStack() as stack:
+        raws = [
+            stack.enter_context(Raw(server, request(path, Sec_WebSocket_Extensions="permessage-deflate")))
+            for _ in range(connections)
+        ]
+        for raw in raws:
+            raw.head()
+        before, _ = scheduled(worker)
+        for raw in raws:
+            raw.send(sent)
+        used, end, is_busy = before, time.monotonic() + 30, True
+        while is_busy:
+            assert time.monotonic() < end, "the worker is still busy with it"
+            time.sleep(0.1)
+            so_far, _ = scheduled(worker)
+            used, is_busy = so_far, so_far - used > 0.02  # the views look up now and then
+    return (used - before) / (connections * len(sent))
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_a_byte_of_input_takes_a_bounded_time(server: Server, name: str) -> None:
+    ratios = []
+    for _ in range(TRIES):
+        taken, control = work(server, "/never-reads", WORK[name]), work(server, "/echo", CONTROL)
+        ratios.append(taken / control)
+        print(f"{name}: {taken * 1e6:.2f} us a byte, {ratios[-1]:.1f} times a small message's")
+        if ratios[-1] < MOST_WORK:
+            return
+    pytest.fail(f"a byte takes {ratios} times that of small messages")
 
 
 # Peers that do not read, do not answer, or vanish
