@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+import os
 import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -286,6 +287,17 @@ class _Answer:
 
 
 gateways: WeakSet[Gateway] = WeakSet()  # all of this process
+
+
+def _abandon() -> None:
+    """In a forked child, let go of the WebSockets of the parent, which goes on serving them."""
+    for gateway in gateways:
+        for ws in gateway.live:
+            ws.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon)
 
 
 class _Body:

@@ -9,9 +9,11 @@ import _socket
 import errno
 import logging
 import math
+import os
 import socket
 from time import monotonic
 from typing import Any
+from weakref import WeakSet
 
 import gevent
 from gevent import get_hub
@@ -35,11 +37,30 @@ def end_wait(sock: Any, error: Exception) -> None:
     get_hub().cancel_wait(sock._read_event, error)
 
 
+_accepting: WeakSet[Any] = WeakSet()  # all of this process
+
+
+def _stop_accepting() -> None:
+    """In a forked child, leave new connections to the parent."""
+    for server in _accepting:
+        server.stop_accepting()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_stop_accepting)
+
+
 class Listener:
     """Mixin for gevent.server.StreamServer."""
 
     max_accept = 10  # at a time: a hundred handshakes, gevent's default, hold up everyone else for 40 ms and more
     _starved_at = -math.inf  # by time.monotonic()
+
+    def start_accepting(self) -> None:
+        """Accept connections, in this process and not in any forked from it."""
+        server: Any = super()
+        server.start_accepting()
+        _accepting.add(self)
 
     def do_read(self) -> Any:
         """Accept one connection; without a free file descriptor, say so once a minute and try again soon."""

@@ -433,9 +433,23 @@ class Transport:
         if not self.closed:
             self._lose("")
 
+    def abandon(self) -> None:
+        """Close a forked child's copy of the pipe: nothing is sent, and the owner is not told.
+
+        The parent's goes on. Without this the child's hub would read what is for the parent.
+        """
+        if not self.closed:
+            self._let_go()
+
     def _lose(self, reason: str) -> None:
         if self.closed:
             return
+        self._let_go()
+        owner = self._owner
+        del self._owner  # the last it hears; and without a cycle, both are freed at once
+        owner.connection_lost(reason)
+
+    def _let_go(self) -> None:
         self.closed = self.broken = True
         self.reading = False
         # Before the socket closes: a watcher whose descriptor is gone aborts the whole process.
@@ -448,9 +462,6 @@ class Transport:
         self._outbox.clear()
         self.blocked = self.congested = False
         self._sock.close()
-        owner = self._owner
-        del self._owner  # the last it hears; and without a cycle, both are freed at once
-        owner.connection_lost(reason)
 
 
 def _explain(exc: OSError) -> str:

@@ -439,6 +439,14 @@ class WebSocket:
         finally:
             transport.abort()
 
+    def abandon(self) -> None:
+        """Leave the connection to the process that this one was forked from."""
+        if self._transport is not None:
+            self._transport.abandon()
+        for timed in (self._keepalive, self._closer, self._acceptor):
+            if timed is not None:
+                timed.cancel()
+
     # Owner of the transport: the rest runs in hub callbacks
 
     def data_received(self, data: bytes) -> None:

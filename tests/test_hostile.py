@@ -323,7 +323,7 @@ def test_10_000_connections_opened_and_dropped_at_once_let_no_other_wait_long(se
 
 # Work for each byte
 
-NEARLY_FULL = [message(BINARY, compressed(bytes(MIB - room))) for room in (34, 50, 100, 4096)]
+NEARLY_FULL = {room: message(BINARY, compressed(bytes(MIB - room))) for room in (34, 50, 100, 4096)}
 BOMB = message(BINARY, compressed(bytes(MIB - 1)))
 MOST_WORK = 40.0  # times the processor time of a byte of small echoes: zlib makes a thousand bytes of one
 
@@ -338,10 +338,7 @@ WORK = {
     "bombs": BOMB * 2,
     "a bomb in fragments": message(BINARY, compressed(bytes(MIB - 1)), 1),
     "empty compressed messages": message(BINARY, b"\0") * 2000,
-    **{
-        f"a bomb behind {size} bytes": first + BOMB
-        for size, first in zip((34, 50, 100, 4096), NEARLY_FULL, strict=True)
-    },
+    **{f"a bomb with {room} bytes of room": first + BOMB for room, first in NEARLY_FULL.items()},
 }
 CONTROL = frame(TEXT, b"x") * 2000  # to a view that echoes
 
