@@ -99,9 +99,9 @@ def check_request(environ: Mapping[str, Any]) -> Request:
 def parse_subprotocols(header: str | None) -> tuple[str, ...]:
     """Return the offered subprotocols in the client's order. Raises HandshakeError for bad syntax or a duplicate.
 
-    Source: RFC 6455 §4.1 (10), 1#token.
+    Source: RFC 6455 §4.1 (10), 1#token; but an empty header, which several clients send, is as good as none.
     """
-    if header is None:
+    if header is None or not header.strip(" \t"):
         return ()
     offered: dict[str, None] = {}  # ordered, and quick to search
     position = _skip_empty(header)
@@ -120,9 +120,9 @@ def parse_subprotocols(header: str | None) -> tuple[str, ...]:
 def parse_extensions(header: str | None) -> tuple[Extension, ...]:
     """Return the offered extensions in the client's order. Raises HandshakeError for bad syntax.
 
-    A quoted value must be a token once its quotes are off. Source: RFC 6455 §9.1.
+    A quoted value must be a token once its quotes are off; an empty header is as good as none. Source: RFC 6455 §9.1.
     """
-    if header is None:
+    if header is None or not header.strip(" \t"):
         return ()
     offers: list[Extension] = []
     position = _skip_empty(header)
@@ -152,7 +152,8 @@ def check_origin(environ: Mapping[str, Any], allowed: Sequence[str]) -> None:
     """Raise HandshakeError 403 if the Origin header is not allowed; a client without one is no browser.
 
     allowed holds "same-host" (the Host header, default ports left aside), "*", origins such as
-    "https://app.example" and hosts such as "*.example.org". Source: RFC 6455 §10.2, RFC 6454.
+    "https://app.example" and hosts such as "*.example.org"; an entry also allows the very header that it is, such as
+    "file://". Source: RFC 6455 §10.2, RFC 6454.
     """
     origin = environ.get("HTTP_ORIGIN")
     if origin is None or "*" in allowed:
@@ -220,6 +221,9 @@ def _is_allowed(origin: str, host: str, pattern: str) -> bool:
     """Whether one entry of check_origin()'s `allowed` allows an origin."""
     if pattern == "null":
         return origin == "null"
+    # RFC 6454 has no slash at the end; clients that are no browsers send one.
+    if "://" in pattern and pattern.lower() in {origin.lower(), origin.lower().removesuffix("/")}:
+        return True
     scheme, _, wanted_host = pattern.lower().rpartition("://")
     found = _origin.fullmatch(origin.lower())
     wanted = _host.fullmatch(host.lower() if pattern == "same-host" else wanted_host)

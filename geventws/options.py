@@ -21,8 +21,11 @@ LONGEST = 1e9  # seconds
 
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_HOST = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,4}|:[1-6][0-9]{4})?"
+_REST = r"[!-)+\--~]*"  # of an origin that is taken literally: no comma, which parts the entries, and no *
 _ORIGIN = re.compile(
-    r"\*|null|same-host|([A-Za-z][A-Za-z0-9+.-]*://)?(\*\.)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,4}|:[1-6][0-9]{4})?"
+    rf"\*|null|same-host|([A-Za-z][A-Za-z0-9+.-]*://)?(\*\.)?{_HOST}"
+    rf"|https?://{_HOST}/(?!$){_REST}|(?!(?i:https?|wss?):)[A-Za-z][A-Za-z0-9+.-]*://{_REST}"
 )
 
 
@@ -64,7 +67,9 @@ class Options:
         3.0, "seconds", "on Sockets routes, time after which a silent view gets its handshake completed", optional=True
     )
     origins: tuple[str, ...] = _option(
-        ("same-host",), "origins", "origins allowed to connect: same-host, *, https://app.example, *.example.org"
+        ("same-host",),
+        "origins",
+        "origins allowed to connect: same-host, *, https://app.example, *.example.org, file://, null",
     )
     subprotocols: tuple[str, ...] = _option((), "tokens", "subprotocols this server speaks")
     deflate: bool = _option(True, "switch", "compress messages for peers that offer permessage-deflate")
@@ -175,7 +180,7 @@ def _or_off(field: dataclasses.Field[Any], name: str) -> str:
 
 def _check_list(kind: str, value: Any, name: str) -> tuple[str, ...]:
     pattern, examples = {
-        "origins": (_ORIGIN, "same-host, *, https://app.example or *.example.org"),
+        "origins": (_ORIGIN, "same-host, *, https://app.example, *.example.org or file://"),
         "tokens": (_TOKEN, "chat or v2.example.org"),
     }[kind]
     items = (value,) if isinstance(value, str) else value

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from sys import getsizeof
 from time import monotonic, time
@@ -38,6 +40,10 @@ LARGE = 16_384
 # message of that size or more takes two turns, between which reading stops: with 4096, echoes of 4 KiB to 64 peers take
 # 9 to 16 % more processor time.
 TURN, SMALL_TURN = 65_536, 8192  # bytes
+
+
+MOST_WARNED = 100  # routes; without a framework's rule, paths are what strangers make of them
+_warned: set[str] = set()
 
 
 class WebSocket:
@@ -177,6 +183,22 @@ class WebSocket:
         self._log(
             logging.INFO, "%s open%s", printable(self.path), f", subprotocol {subprotocol}" if subprotocol else ""
         )
+        if request.subprotocols and subprotocol is None:
+            self._warn_of_subprotocols(request.subprotocols)
+
+    def _warn_of_subprotocols(self, offered: Sequence[str]) -> None:
+        """Say once for each route why browsers will leave: RFC 6455 §4.1 does not ask it of them, WHATWG's API does."""
+        rule = getattr(self.environ.get("werkzeug.request"), "url_rule", None)
+        route = str(rule or self.path)
+        if route not in _warned and len(_warned) < MOST_WARNED:
+            _warned.add(route)
+            self._log(
+                logging.WARNING,
+                "%s offers the subprotocols %s and none is chosen, for which browsers close with 1006: "
+                "set the option subprotocols, or call ws.accept(subprotocols=[...])",
+                printable(route),
+                printable(", ".join(offered)),
+            )
 
     def accept_soon(self) -> None:
         """Have the handshake completed after accept_after seconds, should nothing have been decided by then."""
@@ -232,11 +254,12 @@ class WebSocket:
     def receive_json(self, timeout: float | None = None) -> Any:
         """Return the next message decoded from JSON; None when the connection has ended, as receive().
 
-        Raises ValueError for a message that is not JSON.
+        Raises ValueError for a message that is not JSON, such as NaN, and for a number that is too large for float.
+        send_json() can send all that this returns.
         """
         message = self.receive(timeout)
         try:
-            return None if message is None else json.loads(message)
+            return None if message is None else json.loads(message, parse_float=_finite, parse_constant=_finite)
         except RecursionError as exc:
             raise ValueError("JSON is nested too deeply") from exc
 
@@ -272,7 +295,13 @@ class WebSocket:
 
     def send_json(self, obj: Any) -> None:
         """Send obj as a text message of JSON. Raises TypeError or ValueError for what JSON cannot hold."""
-        self.send(json.dumps(obj, separators=(",", ":"), ensure_ascii=False, allow_nan=False))
+        try:
+            text = json.dumps(obj, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        except RecursionError as exc:
+            raise ValueError("JSON is nested too deeply") from exc
+        if not text.isascii() and _lone_surrogate.search(text):  # half a character has no UTF-8, but JSON has \ud83d
+            text = json.dumps(obj, separators=(",", ":"), allow_nan=False)
+        self.send(text)
 
     def ping(self, timeout: float | None = None) -> float:
         """Return the seconds that a ping takes to be answered; wait at most timeout seconds for it.
@@ -672,6 +701,17 @@ class WebSocket:
         error = ConnectionClosed(self.close_code or CloseCode.ABNORMAL_CLOSURE, self.close_reason)
         error.websocket = self
         return error
+
+
+_lone_surrogate = re.compile("[\ud800-\udfff]")
+
+
+def _finite(text: str) -> float:
+    """Return a number of JSON. Raises ValueError for what JSON does not have: Infinity, by name or by size, and NaN."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"JSON has no number {printable(text[:32])}")
+    return number
 
 
 def _two_readers() -> RuntimeError:

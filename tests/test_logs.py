@@ -146,6 +146,15 @@ def test_view_that_answers_with_http_has_that_status_in_its_line(server: Server,
 # The logger
 
 
+def test_subprotocols_of_which_none_is_chosen_are_told_once_for_each_route(server: Server) -> None:
+    for path in ("/about", "/about", "/return", "/cookie"):
+        with server.connect(path, subprotocols=["graphql-ws", "chat.v1"]) as ws:
+            ws.recv(DEADLINE)
+    server.wait_for_log("/cookie close")
+    told = re.findall(r"WARNING\].* (/\w+) offers the subprotocols graphql-ws, chat\.v1 and none is chosen", server.log)
+    assert told == ["/about", "/return"]
+
+
 def test_open_and_close_are_logged_with_subprotocol_code_and_reason(server: Server) -> None:
     with server.connect("/cookie", subprotocols=["chat.v1"]) as ws:
         assert ws.recv(DEADLINE) == "chat.v1"

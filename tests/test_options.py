@@ -53,6 +53,17 @@ def test_defaults_are_those_of_the_documents() -> None:
         ("origins", "*", ("*",)),
         ("origins", ["https://app.example:8443", "*.example.org"], ("https://app.example:8443", "*.example.org")),
         ("origins", (), ()),
+        *(
+            ("origins", origin, (origin,))
+            for origin in (
+                "file://",
+                "null",
+                "capacitor://localhost",
+                "app://.",
+                "chrome-extension://abc",
+                "http://192.168.4.1/page?x=1",
+            )
+        ),
         ("subprotocols", "chat", ("chat",)),
         ("subprotocols", ["a", "b"], ("a", "b")),
         ("deflate", False, False),
@@ -89,7 +100,8 @@ WRONG = [
     *((name, value) for name in ("origins", "subprotocols") for value in (None, 1, "", [""], [1], [None], [b"a"])),
     *(("subprotocols", value) for value in ("chat, superchat", ["a b"], ["a/b"], ["gr\xfcn"])),
     *(("origins", value) for value in
-      ("https://app.example/", "app.example/path", "https://", "https://a b", "https://*", "*example.org",
+      ("app.example/path", "https://", "https:///", "http://a.example:99999/", "https://app.example/",
+       "https://*.example.org/page", "file://*", "https://a b", "https://*", "*example.org",
        "https://user@app.example", "app.example:port", "https://app.example:99999", "m\xfcnchen.example", "", "a,b")),
 ]  # fmt: skip
 

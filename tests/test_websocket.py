@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import json
 import logging
 import os
 import random
@@ -538,6 +539,27 @@ def test_iteration_ends_with_the_connection(opened: Opener) -> None:
     assert list(ws) == ["a", b"b"]
     with pytest.raises(ConnectionClosed):
         ws.receive()
+
+
+@pytest.mark.parametrize(
+    "text", ['{"text":"\\ud83d"}', '["\\ude00\\ud83d", "é"]', '{"\\ud800":1}', "[1e300,-0.0]", "9" * 4000, '"\\u0000"']
+)
+def test_json_that_was_received_can_be_sent(opened: Opener, text: str) -> None:
+    ws, peer = opened()
+    peer.send(text)
+    value = ws.receive_json()
+    ws.send_json(value)
+    answer = peer.receive()
+    assert isinstance(answer, str)
+    assert json.loads(answer) == value
+
+
+@pytest.mark.parametrize("text", ["NaN", "[-Infinity]", "1e999", '{"a":-1e400}', "[" * 100_000])
+def test_json_that_could_not_be_sent_is_refused_where_it_is_received(opened: Opener, text: str) -> None:
+    ws, peer = opened()
+    peer.send(text)
+    with pytest.raises(ValueError):
+        ws.receive_json()
 
 
 def test_json_passes_both_ways(opened: Opener) -> None:
