@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from .errors import ConnectionClosed, HandshakeError, MissingPackage
-from .gateway import ROUTES_JUDGE_ORIGINS, log_refusal
+from .gateway import ROUTES_JUDGE_ORIGINS, log_refusal, warn_of_foreign_end
 from .options import Options, check_names
 from .websocket import WebSocket
 
@@ -232,7 +232,7 @@ def _wrap(view: Callable[..., Any], changes: Changes, before_wait: Callable[[], 
             answer = view(ws, **parameters) if parameters else view(ws)
         except ConnectionClosed as exc:
             if exc.websocket not in {None, ws}:
-                raise
+                warn_of_foreign_end(ws)
         if answer is not None and not ws.accepted:
             return answer  # a refusal, or any other answer in HTTP
         if not ws.accepted:

@@ -104,6 +104,7 @@ class Gateway:
         del admitted  # this frame lives as long as the WebSocket
         environ["wsgi.websocket"] = ws
         self.live[ws] = gevent.getcurrent()
+        ws.belongs_to(gevent.getcurrent())
         self._idle.clear()
         try:
             return self._run_view(app, environ, ws, upgrade)
@@ -150,8 +151,9 @@ class Gateway:
         except StopIteration:
             pass  # how flask-sock tells gunicorn that it used the raw socket itself
         except BaseException as exc:
-            if isinstance(exc, ConnectionClosed) and ws.accepted and exc.websocket in {None, ws}:
-                pass  # a normal end, and None is one that the view raised itself
+            if isinstance(exc, ConnectionClosed) and ws.accepted:
+                if exc.websocket not in {None, ws}:  # None is one that the view raised itself
+                    warn_of_foreign_end(ws)
             elif not ws.accepted and not upgrade.is_hijacked:
                 ws.answer("500 Internal Server Error")
                 if isinstance(exc, SystemExit):
@@ -209,12 +211,13 @@ class Gateway:
 
         def end(exc: ConnectionClosed) -> str:
             view = gevent.getcurrent()
-            if isinstance(exc.websocket, WebSocket):
-                is_own = self.live.get(exc.websocket) is view
-            else:  # one that the view raised itself
-                is_own = view in self.live.values()
-            if not is_own:
-                raise exc  # another's: the view that sent to it should have caught that
+            own = exc.websocket if isinstance(exc.websocket, WebSocket) else None
+            if own is None or self.live.get(own) is not view:
+                own = next((ws for ws, other in self.live.items() if other is view), None)
+                if own is None:
+                    raise exc  # of a page, which owes its client an answer
+                if exc.websocket is not None:
+                    warn_of_foreign_end(own)
             return ""
 
         if ConnectionClosed not in app.error_handler_spec[None][None]:
@@ -317,6 +320,15 @@ class _Body:
 
     def close(self) -> None:
         getattr(self._body, "close", _discard)()
+
+
+def warn_of_foreign_end(ws: WebSocket) -> None:
+    """Say that a view has ended by the end of another's WebSocket, which is no failure of the server."""
+    log.warning(
+        "%s %s view ended because another's WebSocket, to which it sent, had closed: catch ConnectionClosed there",
+        ws.peer,
+        printable(ws.path),
+    )
 
 
 def _discard(data: bytes = b"") -> None:

@@ -1,18 +1,54 @@
-"""Turns: work of many connections on one hub, of which each pass of the loop does only so much.
+"""Turns: work of many connections on one hub, of which each pass of the loop does only so much, and views only so long.
 
-Knows the hub; knows nothing of what the work is.
+A pass is one that polls. Knows the hub; knows nothing of what the work is.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import gevent
 from gevent import get_hub
 
+TURN = 0.005  # seconds that a view may go on before the loop looks at sockets and timers
+SENDS = 64  # of a view to its own WebSocket, for the same
 WORK_PER_PASS = 1 << 18  # bytes inflated: a quarter of a millisecond, and more for a view that gets them
+
+
+class Streak:
+    """The WebSocket that was sent to last on one hub, and since when to no other and in the same pass of the loop."""
+
+    __slots__ = ("_count", "_now", "_pass", "_until", "target")
+
+    def __init__(self, loop: Any) -> None:
+        self.target: object = None
+        self._now: Callable[[], float] = loop.now  # when the loop looked at its sockets last
+        self._pass = self._until = 0.0
+        self._count = 0
+
+    def begin(self, target: object) -> None:
+        """Note that another is sent to now."""
+        self.target = target
+        self._until = 0.0
+
+    def go_on(self, *, is_own: bool) -> None:
+        """Let others run where one has been sent to for a whole turn, or often by its own view, without a wait."""
+        self._count += is_own
+        if self._count >= SENDS or monotonic() > self._until:
+            if self._now() == self._pass:
+                pause()
+            self._pass = self._now()
+            self._until = monotonic() + TURN
+            self._count = 0
+
+
+def pause() -> None:
+    """Let the loop look at sockets and timers once; sleep(0) would come back after dozens of callbacks."""
+    gevent.sleep(1e-9)
 
 
 class Turns:
@@ -45,13 +81,23 @@ class Turns:
         self.left = WORK_PER_PASS
         if self._waiting:
             self._next_pass()
+        end = monotonic() + TURN
         for _ in range(len(self._waiting)):
-            if self.left <= 0:
+            if self.left <= 0 or monotonic() > end:
                 break
             self._waiting.popleft()()
 
 
 _turns: WeakKeyDictionary[Any, Turns] = WeakKeyDictionary()
+_streaks: WeakKeyDictionary[Any, Streak] = WeakKeyDictionary()
+
+
+def streak() -> Streak:
+    """Return the streak of this thread's hub."""
+    hub = get_hub()
+    if hub not in _streaks:
+        _streaks[hub] = Streak(hub.loop)
+    return _streaks[hub]
 
 
 def turns() -> Turns:

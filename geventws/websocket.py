@@ -26,14 +26,16 @@ from .errors import CloseCode, ConnectionClosed, HandshakeError, WebSocketError
 from .keepalive import Keepalive
 from .options import Options
 from .transport import NO_MEMORY, Transport
-from .turns import Turns, turns
+from .turns import TURN as TURN_TIME
+from .turns import Turns, pause, streak, turns
 
 log = logging.getLogger("geventws")
 
 # How long a Close or a broken rule waits for the view to answer messages that came in just before it.
 FAREWELL = 1.0  # seconds
-# Sends after which a view that never has to wait lets the other greenlets run.
-FAIR_SENDS = 64
+# How long the sends of others than the view to a WebSocket that has ended are dropped, as they were a moment before. A
+# view learns of the end when it next waits; who only ever sends has to learn of it some time, too.
+NEWS_TAKES = 10.0  # seconds
 # Message size, in characters or bytes, from which header and payload go to the kernel without being joined before.
 LARGE = 16_384
 # What a peer may have inflated at a time, before others have their turn; the second once a pass has done its work. A
@@ -64,6 +66,8 @@ class WebSocket:
         "_closer",
         "_connection",
         "_debug",
+        "_dropped_before",
+        "_drops_until",
         "_end_told",
         "_hub",
         "_keepalive",
@@ -72,11 +76,12 @@ class WebSocket:
         "_queue",
         "_reader",
         "_resuming",
+        "_streak",
         "_transport",
+        "_turn_ends",
         "_turns",
         "_view",
         "_waiters",
-        "_yield_at",
         "before_wait",
         "environ",
         "messages_received",
@@ -110,7 +115,7 @@ class WebSocket:
         self._opening: Any = (sock, take_leftover, on_accept, request, refusal)  # until the handshake is complete
         self._options = options
         self._hub = get_hub()
-        self._view: Any = getcurrent()  # who is to be told of the end; None once it is
+        self._view: Any = None  # who is to be told of the end, where there is one that does not know yet
         self._connection = Connection(max_message_size=options.max_message_size)
         self._transport: Transport | None = None
         self._answered = ""
@@ -118,7 +123,10 @@ class WebSocket:
         self._queue: list[str | bytes] = []  # an empty deque weighs 700 bytes more; it is short
         self._reader: Any = None  # the greenlet that waits in receive()
         self._waiters: tuple[Any, ...] = ()
-        self._yield_at = FAIR_SENDS  # messages_sent at which the view, which never had to wait, lets others run
+        self._streak = streak()
+        self._turn_ends = 1.0  # by time.monotonic(); 0 once the view takes longer over the messages in the queue
+        self._drops_until = 0.0  # by time.monotonic(), sends of others since the end
+        self._dropped_before = -1  # messages in the queue when a send of the view's was dropped
         self._close_end = 0  # bytes sent once our Close is
         self._acknowledged = 0  # bytes that the peer had when the close deadline was set
         self._resuming = False  # _take_in_more() will be called
@@ -227,6 +235,9 @@ class WebSocket:
         transport = self._transport or self._open_transport()
         if self._reader is not None:
             raise _two_readers()
+        self._streak.target = None
+        if self._queue and monotonic() > self._turn_ends:
+            self._let_others_run()
         if not self._queue:
             self._wait_for_message(transport, timeout)
         if self._queue:
@@ -246,10 +257,26 @@ class WebSocket:
         queue = self._queue
         while not self._end_told:
             # All but the last that waits is taken here: a call of receive() costs as much as the rest of the way.
-            message = queue.pop(0) if len(queue) > 1 and self._reader is None else self.receive()
+            if len(queue) > 1 and self._reader is None and monotonic() < self._turn_ends:
+                self._streak.target = None
+                message: str | bytes | None = queue.pop(0)
+            else:
+                message = self.receive()
             if message is None:
                 return
             yield message
+
+    def _let_others_run(self) -> None:
+        """Have the loop look at sockets and timers, if it has not for a turn of the view.
+
+        Then also before each message until the view has to wait for one, as the next may take it just as long. Its
+        replies do not wait for each other meanwhile.
+        """
+        if time() - self._hub.loop.now() > TURN_TIME:
+            pause()
+            self._turn_ends = 0.0
+        else:  # the loop has looked at them since
+            self._turn_ends = monotonic() + TURN_TIME
 
     def receive_json(self, timeout: float | None = None) -> Any:
         """Return the next message decoded from JSON; None when the connection has ended, as receive().
@@ -266,8 +293,10 @@ class WebSocket:
     def send(self, message: str | bytes | bytearray | memoryview, binary: bool | None = None) -> None:
         """Send str as a text message, bytes-like as a binary one; binary=True or False decides otherwise.
 
-        Waits while more than max_outbox bytes wait for the peer. Interrupted by a gevent.Timeout or kill, the
-        message leaves whole or not at all. Raises ConnectionClosed when the connection has ended.
+        Waits while more than max_outbox bytes wait for the peer. Other greenlets run else only where one sends for
+        long to this WebSocket alone. Interrupted by a gevent.Timeout or kill, the message leaves whole or not at all.
+        Raises ConnectionClosed when the connection has ended. Until the view knows of the end, by receive(), what
+        another greenlet sends is dropped instead, for 10 seconds at most, and one message of the view's own.
         """
         transport = self._transport or self._open_transport()
         connection = self._connection
@@ -280,18 +309,34 @@ class WebSocket:
             else:
                 frame = connection.encode_message(message, binary)
         except ConnectionClosed:
-            raise self._closed_error() from None
-        transport.write(frame, more=True if self._queue else connection.limited)
+            self._drop_or_raise()
+            return
+        transport.write(frame, more=bool(self._turn_ends and (self._queue or connection.limited)))
         self.messages_sent += 1
         if self._debug:
             self._log(logging.DEBUG, "> %s", _describe(message))
         if transport.congested or transport.broken:
             self._wait_while(lambda: transport.congested and connection.may_send)
             if transport.broken:
-                raise self._closed_error()
-        elif self.messages_sent >= self._yield_at:
-            self._yield_at = self.messages_sent + FAIR_SENDS
-            gevent.sleep(0)
+                self._drop_or_raise()
+        elif self._streak.target is self:
+            self._streak.go_on(is_own=self._view is None or self._view is getcurrent())
+        else:
+            self._streak.begin(self)
+
+    def _drop_or_raise(self) -> None:
+        """Raise ConnectionClosed, or drop a message as it would have been a moment earlier, until the view knows.
+
+        What others than the view send is none of their failure. The view itself may be in a loop over all members,
+        and is told by its next receive(): for each message that it received one that it sends is dropped.
+        """
+        if self._view is getcurrent():
+            may_drop, self._dropped_before = self._dropped_before != len(self._queue), len(self._queue)
+        else:
+            self._drops_until = self._drops_until or monotonic() + NEWS_TAKES
+            may_drop = self._view is not None and monotonic() < self._drops_until
+        if not may_drop:
+            raise self._closed_error()
 
     def send_json(self, obj: Any) -> None:
         """Send obj as a text message of JSON. Raises TypeError or ValueError for what JSON cannot hold."""
@@ -449,6 +494,10 @@ class WebSocket:
         self._opening = (*self._opening[:-1], None)
         self._options = options
 
+    def belongs_to(self, view: Any) -> None:
+        """Note the greenlet whose view is to be told of the end."""
+        self._view = view
+
     def answer(self, status: str) -> None:
         """Note that the request is answered with this HTTP status: from now on no use is possible."""
         self._answered = status
@@ -461,6 +510,7 @@ class WebSocket:
         within is seconds after which the peer is waited for no longer.
         """
         transport = self._open_transport()
+        self._view = None
         try:
             self.close(code, reason)
             with gevent.Timeout(within, False):
@@ -556,7 +606,9 @@ class WebSocket:
             self._transport.resume_reading()
         elif not self._resuming:
             self._resuming = True
-            later = self._hub.loop.run_callback if self._turns is None else self._turns.wait
+            loop = self._hub.loop
+            is_fair = self._turns is None and time() - loop.now() < TURN_TIME
+            later = loop.run_callback if is_fair else (self._turns or turns()).wait
             later(self._take_in_more)
 
     def _take_in_more(self) -> None:
@@ -597,6 +649,8 @@ class WebSocket:
         for timed in (self._keepalive, self._closer):
             if timed is not None:
                 timed.cancel()
+        if self._streak.target is self:
+            self._streak.target = None
         self._wake_all()
         assert self._transport is not None
         lost = self._transport.undelivered
@@ -646,7 +700,6 @@ class WebSocket:
         while not self._queue and connection.state is OPEN:
             if not transport.reading:
                 self._go_on_reading()
-            self._yield_at = self.messages_sent + FAIR_SENDS
             self._reader = getcurrent()
             try:
                 if timeout is None:
@@ -655,6 +708,7 @@ class WebSocket:
                     self._wait_within(timeout, transport)
             finally:
                 self._reader = None
+        self._turn_ends = monotonic() + TURN_TIME
 
     def _wait_within(self, timeout: float, transport: Transport) -> None:
         limit = _limit(timeout, "no message")

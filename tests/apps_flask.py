@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
+import gevent
 from flask import Flask, Response, abort, request, stream_with_context
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -70,3 +72,46 @@ def my_own(exc: ConnectionClosed) -> str:
 
 
 own.add_url_rule("/plain", view_func=plain, websocket=True)
+
+
+users: set[WebSocket] = set()
+
+
+@sockets.route("/room")
+def room(ws: WebSocket) -> None:
+    """A chat as people write them: a loop over a set, without try."""
+    users.add(ws)
+    for message in ws:
+        for user in users:
+            user.send(message)
+    users.remove(ws)
+
+
+@sockets.route("/slow-room/<float:seconds>")
+def slow_room(ws: WebSocket, seconds: float) -> None:
+    """A member that is away from its WebSocket for a while after each message."""
+    users.add(ws)
+    for _ in ws:
+        gevent.sleep(seconds)
+    users.remove(ws)
+
+
+@sockets.route("/rows/<float:seconds>")
+def rows(ws: WebSocket, seconds: float) -> None:
+    """Streams rows that take so much processor time each."""
+    while True:
+        busy(seconds)
+        ws.send("row")
+
+
+@sockets.route("/jobs/<float:seconds>")
+def jobs(ws: WebSocket, seconds: float) -> None:
+    for message in ws:
+        busy(seconds)
+        ws.send(message)
+
+
+def busy(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
