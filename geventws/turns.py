@@ -22,27 +22,23 @@ WORK_PER_PASS = 1 << 18  # bytes inflated: a quarter of a millisecond, and more 
 class Streak:
     """The WebSocket that was sent to last on one hub, and since when to no other and in the same pass of the loop."""
 
-    __slots__ = ("_count", "_now", "_pass", "_until", "target")
+    __slots__ = ("_count", "_now", "_pass", "target", "until")
 
     def __init__(self, loop: Any) -> None:
         self.target: object = None
+        self.until = 0.0  # by time.monotonic(); who sets the target sets it to 0
         self._now: Callable[[], float] = loop.now  # when the loop looked at its sockets last
-        self._pass = self._until = 0.0
+        self._pass = 0.0
         self._count = 0
-
-    def begin(self, target: object) -> None:
-        """Note that another is sent to now."""
-        self.target = target
-        self._until = 0.0
 
     def go_on(self, *, is_own: bool) -> None:
         """Let others run where one has been sent to for a whole turn, or often by its own view, without a wait."""
-        self._count += is_own
-        if self._count >= SENDS or monotonic() > self._until:
+        self._count = self._count + is_own if self.until else 0
+        if self._count >= SENDS or monotonic() > self.until:
             if self._now() == self._pass:
                 pause()
             self._pass = self._now()
-            self._until = monotonic() + TURN
+            self.until = monotonic() + TURN
             self._count = 0
 
 
@@ -92,7 +88,7 @@ _turns: WeakKeyDictionary[Any, Turns] = WeakKeyDictionary()
 _streaks: WeakKeyDictionary[Any, Streak] = WeakKeyDictionary()
 
 
-def streak() -> Streak:
+def streak_of_hub() -> Streak:
     """Return the streak of this thread's hub."""
     hub = get_hub()
     if hub not in _streaks:

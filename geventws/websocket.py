@@ -27,7 +27,7 @@ from .keepalive import Keepalive
 from .options import Options
 from .transport import NO_MEMORY, Transport
 from .turns import TURN as TURN_TIME
-from .turns import Turns, pause, streak, turns
+from .turns import Turns, pause, streak_of_hub, turns
 
 log = logging.getLogger("geventws")
 
@@ -123,7 +123,7 @@ class WebSocket:
         self._queue: list[str | bytes] = []  # an empty deque weighs 700 bytes more; it is short
         self._reader: Any = None  # the greenlet that waits in receive()
         self._waiters: tuple[Any, ...] = ()
-        self._streak = streak()
+        self._streak = streak_of_hub()
         self._turn_ends = 1.0  # by time.monotonic(); 0 once the view takes longer over the messages in the queue
         self._drops_until = 0.0  # by time.monotonic(), sends of others since the end
         self._dropped_before = -1  # messages in the queue when a send of the view's was dropped
@@ -254,11 +254,11 @@ class WebSocket:
 
     def __iter__(self) -> Iterator[str | bytes]:
         """Give each message until the connection ends."""
-        queue = self._queue
+        queue, streak = self._queue, self._streak
         while not self._end_told:
             # All but the last that waits is taken here: a call of receive() costs as much as the rest of the way.
             if len(queue) > 1 and self._reader is None and monotonic() < self._turn_ends:
-                self._streak.target = None
+                streak.target = None
                 message: str | bytes | None = queue.pop(0)
             else:
                 message = self.receive()
@@ -311,7 +311,7 @@ class WebSocket:
         except ConnectionClosed:
             self._drop_or_raise()
             return
-        transport.write(frame, more=bool(self._turn_ends and (self._queue or connection.limited)))
+        transport.write(frame, more=(True if self._queue else connection.limited) if self._turn_ends else False)
         self.messages_sent += 1
         if self._debug:
             self._log(logging.DEBUG, "> %s", _describe(message))
@@ -319,10 +319,10 @@ class WebSocket:
             self._wait_while(lambda: transport.congested and connection.may_send)
             if transport.broken:
                 self._drop_or_raise()
-        elif self._streak.target is self:
-            self._streak.go_on(is_own=self._view is None or self._view is getcurrent())
+        elif (streak := self._streak).target is self:
+            streak.go_on(is_own=self._view is None or self._view is getcurrent())
         else:
-            self._streak.begin(self)
+            streak.target, streak.until = self, 0.0
 
     def _drop_or_raise(self) -> None:
         """Raise ConnectionClosed, or drop a message as it would have been a moment earlier, until the view knows.
@@ -708,7 +708,7 @@ class WebSocket:
                     self._wait_within(timeout, transport)
             finally:
                 self._reader = None
-        self._turn_ends = monotonic() + TURN_TIME
+        self._turn_ends = transport.last_received + TURN_TIME
 
     def _wait_within(self, timeout: float, transport: Transport) -> None:
         limit = _limit(timeout, "no message")
