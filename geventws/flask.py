@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from .errors import ConnectionClosed, HandshakeError, MissingPackage
-from .gateway import ROUTES_JUDGE_ORIGINS, log_refusal, warn_of_foreign_end
+from .gateway import ROUTES_JUDGE_ORIGINS, expect_disconnects, flask_apps, log_refusal, warn_of_foreign_end
 from .options import Options, check_names
 from .websocket import WebSocket
 
@@ -144,6 +144,8 @@ def _with_app(app: Flask | Blueprint, function: Callable[[Any], None]) -> None:
 
 def _guard(app: Any) -> None:
     """Have app prepare a WebSocket before anything else sees the request, and save no session after it."""
+    flask_apps.add(app)
+    expect_disconnects(app)
     before = app.before_request_funcs.setdefault(None, [])
     if _prepare not in before:
         before.insert(0, _prepare)

@@ -12,7 +12,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from itertools import chain
 from time import monotonic
@@ -83,7 +83,6 @@ class Gateway:
         self.live: dict[WebSocket, gevent.Greenlet] = {}
         self.max_connections = options.max_connections or _descriptor_limit()
         self._closing = False
-        self._flask: Any = None  # the app, where it is Flask's
         self._explained = False  # what a 400 by Werkzeug means
         self._idle = Event()
         self._idle.set()
@@ -100,7 +99,9 @@ class Gateway:
         except HandshakeError as exc:
             return _refuse(exc, upgrade.start_response, environ)
         environ["HTTP_UPGRADE"] = "websocket"  # frameworks know no list of protocols
-        ws = WebSocket(upgrade.sock, upgrade.take_leftover, environ, upgrade.on_accept, self.options, *admitted)
+        on_accept = partial(self._on_accept, upgrade)
+        ws = WebSocket(upgrade.sock, upgrade.take_leftover, environ, on_accept, self.options, *admitted)
+        del on_accept
         del admitted  # this frame lives as long as the WebSocket
         environ["wsgi.websocket"] = ws
         self.live[ws] = gevent.getcurrent()
@@ -127,7 +128,7 @@ class Gateway:
         try:
             handshake.check_origin(environ, self.options.origins)
         except HandshakeError as exc:
-            if ROUTES_JUDGE_ORIGINS not in getattr(self._flask, "extensions", ()):
+            if not any(ROUTES_JUDGE_ORIGINS in app.extensions for app in flask_apps):
                 raise
             refusal = exc
             # What else runs may not take the raw socket either.
@@ -195,34 +196,12 @@ class Gateway:
                 printable(environ["PATH_INFO"]),
             )
 
-    def expect_disconnects(self, app: Any) -> None:
-        """Have a Flask app take ConnectionClosed for the normal end that it is, of a view's own WebSocket.
-
-        Flask logs what leaves a view as an error unless a handler is registered for it. The app may stand
-        behind WSGI middleware that keeps it in the usual attribute.
-        """
-        for _ in range(10):
-            if hasattr(app, "register_error_handler"):
-                break
-            app = getattr(app, "app", None) or getattr(app, "wsgi_app", None)
-        else:
-            return
-        self._flask = app
-
-        def end(exc: ConnectionClosed) -> str:
-            view = gevent.getcurrent()
-            own = exc.websocket if isinstance(exc.websocket, WebSocket) else None
-            if own is None or self.live.get(own) is not view:
-                own = next((ws for ws, other in self.live.items() if other is view), None)
-                if own is None:
-                    raise exc  # of a page, which owes its client an answer
-                if exc.websocket is not None:
-                    warn_of_foreign_end(own)
-            return ""
-
-        if ConnectionClosed not in app.error_handler_spec[None][None]:
-            with suppress(AssertionError):  # Flask refuses once the app has served a request
-                app.register_error_handler(ConnectionClosed, end)
+    def _on_accept(self, upgrade: Upgrade, size: int) -> None:
+        # Here the app is known, whatever middleware stands before it.
+        flask = sys.modules.get("flask")
+        if flask is not None and flask.current_app:
+            expect_disconnects(flask.current_app._get_current_object())
+        upgrade.on_accept(size)
 
     # The end of all
 
@@ -290,6 +269,7 @@ class _Answer:
 
 
 gateways: WeakSet[Gateway] = WeakSet()  # all of this process
+flask_apps: WeakSet[Any] = WeakSet()  # those of this process that have Sockets
 
 
 def _abandon() -> None:
@@ -320,6 +300,31 @@ class _Body:
 
     def close(self) -> None:
         getattr(self._body, "close", _discard)()
+
+
+def expect_disconnects(app: Any) -> None:
+    """Have a Flask app take ConnectionClosed for the normal end that it is, of a view's own WebSocket.
+
+    Flask logs what leaves a view as an error unless a handler is registered for it. The app may stand behind WSGI
+    middleware that keeps it in the usual attribute. Any other app is left alone.
+    """
+    for _ in range(10):
+        if hasattr(app, "register_error_handler"):
+            # Not by that method, which an app refuses once it has served a request.
+            app.error_handler_spec.setdefault(None, {}).setdefault(None, {}).setdefault(ConnectionClosed, _end_view)
+            return
+        app = getattr(app, "app", None) or getattr(app, "wsgi_app", None)
+
+
+def _end_view(exc: ConnectionClosed) -> str:
+    """Answer Flask for a view that ends by ConnectionClosed. Raises it again where the view has no WebSocket."""
+    view = gevent.getcurrent()
+    own = next((ws for gateway in gateways for ws, other in gateway.live.items() if other is view), None)
+    if own is None:
+        raise exc  # of a page, which owes its client an answer
+    if exc.websocket not in {None, own}:
+        warn_of_foreign_end(own)
+    return ""
 
 
 def warn_of_foreign_end(ws: WebSocket) -> None:

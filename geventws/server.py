@@ -22,7 +22,7 @@ import gevent
 from gevent import pywsgi
 
 from . import handshake
-from .gateway import Application, Gateway, StartResponse
+from .gateway import Application, Gateway, StartResponse, expect_disconnects
 from .listener import Listener, end_wait
 from .options import Options
 from .websocket import printable
@@ -60,7 +60,7 @@ def _gateway(server: Any) -> Gateway:
     gateway = _gateways.get(server)
     if gateway is None:
         gateway = _gateways[server] = Gateway(Options.from_environ(os.environ))
-        gateway.expect_disconnects(server.application)
+        expect_disconnects(server.application)
     return gateway
 
 
@@ -290,7 +290,7 @@ class WebSocketServer(Listener, pywsgi.WSGIServer):  # type: ignore[misc]
         self.waiting_handlers: set[WebSocketHandler] = set()
         self.is_stopping = False
         self.gateway = _gateways[self] = Gateway(options)
-        self.gateway.expect_disconnects(application)
+        expect_disconnects(application)
 
     def stop(self, timeout: float | None = None) -> None:
         """Close the listener, idle connections and all WebSockets (shutdown_code), then stop as WSGIServer does.

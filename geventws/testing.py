@@ -29,7 +29,7 @@ from gevent.socket import socketpair
 from . import handshake
 from .connection import Connection, Ping, Pong
 from .errors import CloseCode, ConnectionClosed, ProtocolError, WebSocketError
-from .gateway import Application, Gateway, Upgrade
+from .gateway import Application, Gateway, Upgrade, expect_disconnects
 from .options import Options
 from .permessage_deflate import NAME, Agreement, Deflate
 from .transport import Transport
@@ -280,7 +280,7 @@ class Client:
             with self._watch(), _flask_errors(self._note):
                 gateway = Gateway(options)
                 gateway.live = _live
-                gateway.expect_disconnects(app)
+                expect_disconnects(app)
                 body = gateway.run(run, self._environ, Upgrade(self._server, start_response))
                 try:
                     self._body.extend(body)

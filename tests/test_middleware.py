@@ -1,0 +1,80 @@
+"""Middleware of others: nothing bypasses it, and nothing is lost behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from .raw import Raw, request
+from .servers import DEADLINE, FRONT_ENDS, Server, serve
+
+APPS = "tests.apps_middleware"
+IMPORTS = "import geventws\nfrom flask import Flask\nfrom tests.apps_middleware import Guard\n"
+
+# gunicorn.conf.py of a worker that serves its app behind Guard.
+GUARDED = {
+    "a hook": "def post_worker_init(worker):\n    worker.wsgi = Guard(worker.wsgi)\n",
+    "a worker's load_wsgi": (
+        "class worker_class(geventws.Worker):\n"
+        "    def load_wsgi(self):\n        super().load_wsgi()\n        self.wsgi = Guard(self.wsgi)\n"
+    ),
+    "a late patch": (
+        "def post_worker_init(worker):\n    call = Flask.__call__\n"
+        "    Flask.__call__ = lambda app, *arguments: Guard(call.__get__(app))(*arguments)\n"
+    ),
+    "the app's own wsgi_app": "def post_worker_init(worker):\n    worker.wsgi.wsgi_app = Guard(worker.wsgi.wsgi_app)\n",
+}
+
+
+@pytest.mark.parametrize("name", GUARDED)
+def test_no_websocket_bypasses_what_http_passes(tmp_path: Path, name: str) -> None:
+    (tmp_path / "conf.py").write_text(IMPORTS + GUARDED[name])
+    arguments = ["-c", str(tmp_path / "conf.py")]
+    if "worker_class" in GUARDED[name]:  # -k would win
+        (tmp_path / "guarded.py").write_text(IMPORTS + GUARDED[name])
+        arguments = ["--pythonpath", str(tmp_path), "-k", "guarded.worker_class"]
+    with serve(f"{APPS}:app", tmp_path, front_end="worker", arguments=arguments) as server:
+        for path in ("/echo", "/pushes"):
+            with pytest.raises(InvalidStatus) as refused:
+                server.connect(path)
+            assert refused.value.response.status_code == 401
+        with server.connect("/echo?word=please") as ws:
+            ws.send("hello")
+            assert ws.recv(DEADLINE) == "hello"
+
+
+@pytest.mark.parametrize("app", ["app", "function", "hidden", "mounted", "plain"])
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_client_that_leaves_is_no_error_behind_any_middleware(tmp_path: Path, front_end: str, app: str) -> None:
+    with serve(f"{APPS}:{app}", tmp_path, front_end=front_end) as server:
+        for path in ("/pushes", "/below/pushes") if app == "mounted" else ("/pushes",):
+            with Raw(server, request(path)) as raw:
+                raw.head()
+                raw.frame()
+            server.wait_for_log(f"{path} close")
+        assert "ERROR" not in server.log
+        assert "Traceback" not in server.log
+
+
+def status(server: Server, path: str, origin: str) -> int:
+    """Return the status of the answer to a handshake of this origin."""
+    try:
+        with server.connect(path, origin=origin):
+            return 101
+    except InvalidStatus as exc:
+        return exc.response.status_code
+
+
+@pytest.mark.parametrize("app", ["app", "function", "hidden", "mounted"])
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_origins_of_a_route_hold_behind_any_middleware(tmp_path: Path, front_end: str, app: str) -> None:
+    with serve(f"{APPS}:{app}", tmp_path, front_end=front_end) as server:
+        assert status(server, "/partner", "https://partner.example") == 101
+        assert status(server, "/partner", "https://evil.example") == 403
+        assert status(server, "/echo", "https://partner.example") == 403
+        assert status(server, "/pushes", "https://partner.example") == 403
+        if app == "mounted":
+            # An app without Sockets: its use of the WebSocket raises HandshakeError, which Flask takes for a failure.
+            assert status(server, "/below/pushes", "https://partner.example") == 500
