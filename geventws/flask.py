@@ -215,13 +215,6 @@ def _open_plain_routes(app: Flask) -> None:
     app.create_url_adapter = create_url_adapter  # type: ignore[method-assign]
 
 
-class _Ended(Response):
-    """The response where the WebSocket was the answer: nothing of it goes out, so nothing is made of it."""
-
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        return ()
-
-
 def _wrap(view: Callable[..., Any], changes: Changes, before_wait: Callable[[], object] | None) -> Callable[..., Any]:
     @functools.wraps(view)
     def run(**parameters: Any) -> Any:
@@ -239,7 +232,7 @@ def _wrap(view: Callable[..., Any], changes: Changes, before_wait: Callable[[], 
             return answer  # a refusal, or any other answer in HTTP
         if not ws.accepted:
             ws.accept()
-        return _Ended()
+        return Response(status=101)  # nothing of it goes out, but middleware and hooks see what the client saw
 
     run.websocket_options = changes  # type: ignore[attr-defined]
     return run

@@ -149,6 +149,9 @@ class Gateway:
             body = app(environ, answer.start_response)
             if not ws.accepted:
                 body = _Body(body)  # an app that is a generator runs only now, up to its first bytes
+            if ws.accepted:
+                for _ in body:  # nothing goes out, but what stands before the app ends by it: spans, lines, tracebacks
+                    pass
         except StopIteration:
             pass  # how flask-sock tells gunicorn that it used the raw socket itself
         except BaseException as exc:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+from wsgiref.validate import validator
 
-from flask import Flask, request
+from flask import Flask, Response, request
+from werkzeug.debug import DebuggedApplication
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 import geventws
@@ -63,7 +65,52 @@ def function(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
     return _inner(environ, start_response)
 
 
+class Recording(Hiding):
+    """Keeps what loggers and tracers do: the status before the body, which it reads to its end, then closes."""
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        statuses: list[str] = []
+
+        def note(status: str, headers: Any, exc_info: Any = None) -> Any:
+            statuses.append(status)
+            return start_response(status, headers, exc_info)
+
+        body: Any = super().__call__(environ, note)
+        try:
+            yield from body
+        finally:
+            body.close()
+            print("recorded", environ["PATH_INFO"], statuses[0], flush=True)
+
+
+def make_recorded() -> Flask:
+    app = make("recorded")
+
+    @app.after_request
+    def at_the_end(response: Response) -> Response:
+        path = request.path
+        response.call_on_close(lambda: print("closed", path, response.status_code, flush=True))
+        return response
+
+    @app.route("/plain", websocket=True)
+    def plain() -> str:
+        request.environ["wsgi.websocket"].receive()
+        return "this goes nowhere"
+
+    @app.route("/fails", websocket=True)
+    def fails() -> str:
+        request.environ["wsgi.websocket"].receive()
+        raise KeyError("in a view behind a debugger")
+
+    return app
+
+
 _inner = make("inner")
+recorded = Recording(make_recorded())
+validated = validator(make_recorded())
+debugged = make_recorded()
+debugged.config["PROPAGATE_EXCEPTIONS"] = True
+debugged.wsgi_app = DebuggedApplication(debugged.wsgi_app)  # type: ignore[method-assign]
 app = make("app")
 hidden = Hiding(make("hidden"))
 mounted = DispatcherMiddleware(make("above"), {"/below": make("below", with_sockets=False)})

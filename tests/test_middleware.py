@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from .raw import Raw, request
 from .servers import DEADLINE, FRONT_ENDS, Server, serve
@@ -78,3 +78,30 @@ def test_origins_of_a_route_hold_behind_any_middleware(tmp_path: Path, front_end
         if app == "mounted":
             # An app without Sockets: its use of the WebSocket raises HandshakeError, which Flask takes for a failure.
             assert status(server, "/below/pushes", "https://partner.example") == 500
+
+
+@pytest.mark.parametrize("app", ["recorded", "validated"])
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_middleware_sees_a_whole_wsgi_response_at_the_end_of_a_websocket(
+    tmp_path: Path, front_end: str, app: str
+) -> None:
+    with serve(f"{APPS}:{app}", tmp_path, front_end=front_end) as server:
+        for path, status in (("/echo", "101"), ("/plain", "200")):
+            with server.connect(path) as ws:
+                ws.send("hello")
+            server.wait_for_log(f"{path} close 1000")
+            server.wait_for_log(f"closed {path} {status}")
+            if app == "recorded":
+                server.wait_for_log(f"recorded {path} {status}")
+        assert "Traceback" not in server.log
+        assert "Warning" not in server.log
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_debugger_shows_the_traceback_of_a_view_that_failed(tmp_path: Path, front_end: str) -> None:
+    with serve(f"{APPS}:debugged", tmp_path, front_end=front_end) as server:
+        with server.connect("/fails") as ws:
+            ws.send("hello")
+            with pytest.raises(ConnectionClosedError, match="1011"):
+                ws.recv(DEADLINE)
+        server.wait_for_log("KeyError: 'in a view behind a debugger'")
