@@ -228,6 +228,8 @@ def _wrap(view: Callable[..., Any], changes: Changes, before_wait: Callable[[], 
         except ConnectionClosed as exc:
             if exc.websocket not in {None, ws}:
                 warn_of_foreign_end(ws)
+        finally:
+            ws.accept_no_more()
         if answer is not None and not ws.accepted:
             return answer  # a refusal, or any other answer in HTTP
         if not ws.accepted:

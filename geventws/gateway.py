@@ -169,7 +169,7 @@ class Gateway:
                 if isinstance(exc, KeyboardInterrupt):
                     raise  # it means the whole program
             else:
-                answer.is_failure = True
+                answer.close_code = CloseCode.INTERNAL_ERROR
                 log.exception("%s %s view failed", ws.peer, printable(ws.path))
         if not ws.accepted:
             ws.answer(answer.status or "nothing, but used the socket itself")
@@ -180,10 +180,8 @@ class Gateway:
             getattr(body, "close", _discard)()
         except Exception:
             log.exception("%s %s closing the response failed", ws.peer, printable(ws.path))
-        if answer.is_failure and ws.accepted:
-            ws.finish(CloseCode.INTERNAL_ERROR)
-        elif ws.accepted:
-            ws.finish()
+        if ws.accepted:
+            ws.finish(answer.close_code, answer.close_reason)
         return ()
 
     def explain_mismatch(self, status: str, environ: dict[str, Any]) -> None:
@@ -245,14 +243,15 @@ class Gateway:
 class _Answer:
     """What an app says in HTTP to one upgrade request; no closure, of which each cell would outlive the handshake."""
 
-    __slots__ = ("_gateway", "_upgrade", "_ws", "is_failure", "status")
+    __slots__ = ("_gateway", "_upgrade", "_write", "_ws", "close_code", "close_reason", "status")
 
     def __init__(self, gateway: Gateway, ws: WebSocket, upgrade: Upgrade) -> None:
         self._gateway = gateway
         self._upgrade = upgrade
         self._ws = ws
         self.status = ""  # that goes out
-        self.is_failure = False  # the view has failed behind the handshake
+        self.close_code, self.close_reason = CloseCode.NORMAL_CLOSURE, ""  # of a WebSocket that was used
+        self._write: Callable[[bytes], object] = _discard
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         """Begin the HTTP response, as WSGI has it."""
@@ -261,14 +260,23 @@ class _Answer:
             return _discard  # a 500 of a view that failed, or a 200: nothing that the stream may hold
         if ws.accepted:
             # Too late for HTTP. A framework that caught the view's exception shows it by its 500.
-            self.is_failure = status.startswith("5")
+            self.close_code, self.close_reason = CloseCode.NORMAL_CLOSURE, ""
+            if status.startswith("5"):
+                self.close_code = CloseCode.INTERNAL_ERROR
             if status.startswith("4"):
+                self.close_code, self.close_reason = CloseCode.POLICY_VIOLATION, status
                 log.warning("%s %s answered %s after the handshake, too late", ws.peer, printable(ws.path), status)
             return _discard
         self.status = status
         self._gateway.explain_mismatch(status, ws.environ)
         headers = [header for header in headers if header[0].lower() != "connection"]
-        return self._upgrade.start_response(status, [*headers, ("Connection", "close")], exc_info)
+        self._write = self._upgrade.start_response(status, [*headers, ("Connection", "close")], exc_info)
+        return self._write_body
+
+    def _write_body(self, data: bytes) -> object:
+        """Send a piece of the answer, which by that is decided."""
+        self._ws.answer(self.status)
+        return self._write(data)
 
 
 gateways: WeakSet[Gateway] = WeakSet()  # all of this process
@@ -314,7 +322,12 @@ def expect_disconnects(app: Any) -> None:
     for _ in range(10):
         if hasattr(app, "register_error_handler"):
             # Not by that method, which an app refuses once it has served a request.
-            app.error_handler_spec.setdefault(None, {}).setdefault(None, {}).setdefault(ConnectionClosed, _end_view)
+            specification = app.error_handler_spec
+            try:
+                handlers = specification[None][None]
+            except KeyError:  # until Flask 2 it makes no dictionaries of itself
+                handlers = specification.setdefault(None, {}).setdefault(None, {})
+            handlers.setdefault(ConnectionClosed, _end_view)
             return
         app = getattr(app, "app", None) or getattr(app, "wsgi_app", None)
 

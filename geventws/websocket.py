@@ -166,9 +166,7 @@ class WebSocket:
         # Nothing from here to the log line lets another greenlet run, so one use makes one 101.
         leftover = take_leftover()
         on_accept(len(response))
-        if self._acceptor is not None:
-            self._acceptor.cancel()
-            self._acceptor = None
+        self.accept_no_more()
         self._options = chosen
         self._connection.max_message_size = chosen.max_message_size
         if agreement is not None:
@@ -213,6 +211,12 @@ class WebSocket:
         if self._options.accept_after is not None and self._transport is None:
             self._acceptor = Deadline(self._accept_now)
             self._acceptor.set(monotonic() + self._options.accept_after)
+
+    def accept_no_more(self) -> None:
+        """Leave the handshake to the view alone again, or to what it has decided."""
+        if self._acceptor is not None:
+            self._acceptor.cancel()
+            self._acceptor = None
 
     def _accept_now(self) -> None:
         if self._transport is None and not self._answered:
@@ -501,8 +505,7 @@ class WebSocket:
     def answer(self, status: str) -> None:
         """Note that the request is answered with this HTTP status: from now on no use is possible."""
         self._answered = status
-        if self._acceptor is not None:
-            self._acceptor.cancel()
+        self.accept_no_more()
 
     def finish(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "", *, within: float | None = None) -> None:
         """Close, and wait until the socket is closed: close_timeout at most, once the peer took what was sent.

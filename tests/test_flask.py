@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from websockets.exceptions import ConnectionClosedOK, InvalidStatus
+from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, InvalidStatus
 
 from geventws import WebSocket
 from geventws.flask import Sockets
@@ -101,9 +101,12 @@ def test_an_app_in_middleware_takes_disconnects_for_the_end_they_are(server: Ser
     assert "Traceback" not in server.log[before:]
 
 
-def test_an_answer_that_comes_too_late_is_told_in_the_log(server: Server) -> None:
-    with server.connect("/forbidden-too-late") as ws:
-        assert not list(ws)
+def test_an_answer_that_comes_too_late_is_told_to_the_client_and_in_the_log(server: Server) -> None:
+    with (
+        server.connect("/forbidden-too-late") as ws,
+        pytest.raises(ConnectionClosedError, match=r"1008.*403 F"),
+    ):
+        ws.recv(DEADLINE)
     server.wait_for_log("/forbidden-too-late answered 403 FORBIDDEN after the handshake, too late")
 
 

@@ -1,0 +1,40 @@
+"""accept_after completes what nobody has decided, and overrules nothing that is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
+
+from .servers import DEADLINE, FRONT_ENDS, serve, upgrade_request
+
+APPS = "tests.apps_decisions"
+SOON = {"GEVENTWS_ACCEPT_AFTER": "0.2"}
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_refusal_stands_however_long_its_way_out_takes(tmp_path: Path, front_end: str) -> None:
+    with serve(f"{APPS}:app", tmp_path, front_end=front_end, env=SOON) as server:
+        for path in ("/slow-end/raised", "/slow-end/returned", "/slow-stream"):
+            with pytest.raises(InvalidStatus) as refused:
+                server.connect(path)
+            assert refused.value.response.status_code == 401
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_refusal_that_comes_too_late_closes_with_1008(tmp_path: Path, front_end: str) -> None:
+    with serve(f"{APPS}:app", tmp_path, front_end=front_end, env=SOON) as server:
+        with server.connect("/slow-login") as ws, pytest.raises(ConnectionClosedError) as closed:
+            ws.recv(DEADLINE)
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1008, "401 UNAUTHORIZED")
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_no_101_comes_behind_an_answer_that_was_written(tmp_path: Path, front_end: str) -> None:
+    with serve(f"{APPS}:writes", tmp_path, front_end=front_end) as server:
+        answer = server.exchange(upgrade_request("/"))
+        assert answer.startswith(b"HTTP/1.1 403 Forbidden\r\n")
+        assert answer.endswith(b"\r\n\r\nno")
+        server.wait_for_log("view is told: this request was already answered with HTTP 403 Forbidden")
