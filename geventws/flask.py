@@ -85,8 +85,7 @@ class Sockets:
         changes = _checked(options)
 
         def decorate(view: View) -> View:
-            if inspect.iscoroutinefunction(view):
-                raise TypeError(f"{view.__name__} is async: a view that talks WebSocket is a plain def, and may wait")
+            _check_view(view)
             key = view, changes
             if key not in self._wrapped:
                 self._wrapped[key] = _wrap(view, changes, self._before_wait)
@@ -97,6 +96,16 @@ class Sockets:
             return view
 
         return decorate
+
+
+def _check_view(view: Callable[..., Any]) -> None:
+    """Raise TypeError for a view that would not run when it is called."""
+    function = inspect.unwrap(view)
+    name = getattr(view, "__name__", repr(view))
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{name} is async: a view that talks WebSocket is a plain def, and may wait")
+    if inspect.isgeneratorfunction(function):
+        raise TypeError(f"{name} has a yield: a view that talks WebSocket sends by ws.send()")
 
 
 def _in_turn(functions: Iterable[Callable[[], object]]) -> Callable[[], None] | None:

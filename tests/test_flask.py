@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -48,8 +49,21 @@ def test_a_view_that_cannot_be_served_is_refused_at_its_declaration() -> None:
     async def coroutine(ws: WebSocket) -> None:
         pass
 
+    def generator(ws: WebSocket) -> Iterator[str]:
+        yield "hello"
+
+    async def asynchronous_generator(ws: WebSocket) -> AsyncIterator[str]:
+        yield "hello"
+
     with pytest.raises(TypeError, match=r"coroutine is async: .*a plain def"):
         Sockets().route("/")(coroutine)
+    with pytest.raises(TypeError, match="asynchronous_generator is async"):
+        Sockets().route("/")(asynchronous_generator)
+    for view in (generator, functools.wraps(generator)(lambda ws: generator(ws))):
+        with pytest.raises(TypeError, match="generator has a yield"):
+            Sockets().route("/")(view)
+    with pytest.raises(TypeError, match="has a yield"):
+        Sockets().route("/", endpoint="named")(functools.partial(generator))
 
 
 def test_a_route_without_its_url_is_refused_at_its_declaration() -> None:
