@@ -80,6 +80,7 @@ class Gateway:
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        log.disabled = False  # by an app's dictConfig(), which means all loggers that it does not name
         self.live: dict[WebSocket, gevent.Greenlet] = {}
         self.max_connections = options.max_connections or _descriptor_limit()
         self._closing = False
@@ -137,7 +138,7 @@ class Gateway:
         if len(self.live) >= self.max_connections:
             raise HandshakeError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                f"{self.max_connections} WebSockets are open, the option max_connections allows no more",
+                "the option max_connections allows no more WebSockets",  # how many is no business of a stranger's
                 [("Retry-After", "10")],
             )
         return request, refusal

@@ -15,6 +15,8 @@ import gevent
 from gevent import get_hub
 from gevent.queue import Queue
 
+MOST_LINES = 4096  # that wait for a handler which is slower than what there is to say
+
 _writers: WeakKeyDictionary[Any, _Writer] = WeakKeyDictionary()
 
 
@@ -23,6 +25,7 @@ class _Writer:
 
     def __init__(self) -> None:
         self.lines: Any = Queue()
+        self.dropped = 0  # lines for which there was no room
         self.greenlet = gevent.spawn_raw(self.run)
 
     def run(self) -> None:
@@ -30,6 +33,9 @@ class _Writer:
             log, level, line, values = self.lines.get()
             try:
                 log.log(level, line, *values)
+                if self.dropped and self.lines.empty():
+                    dropped, self.dropped = self.dropped, 0
+                    log.warning("%d lines of this log were dropped: its handler is slower than they came", dropped)
             except Exception:  # of a handler or filter: the other lines are not to be lost for it
                 traceback.print_exc()
 
@@ -43,4 +49,7 @@ def write(log: logging.Logger, level: int, line: str, *values: object) -> None:
             writer = _writers[hub] = _Writer()
         elif writer.greenlet.dead:
             writer.greenlet = gevent.spawn_raw(writer.run)
-        writer.lines.put((log, level, line, values))
+        if writer.lines.qsize() < MOST_LINES:
+            writer.lines.put((log, level, line, values))
+        else:
+            writer.dropped += 1

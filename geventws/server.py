@@ -253,6 +253,10 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         """Whether the app gets the connection for a body: never, it would read the next request."""
         return False
 
+    def _quoted_request(self) -> str:
+        """Return the request line as it may stand between quotes, where a peer's would end the field."""
+        return printable(self.requestline or "").replace('"', '\\"')
+
     def format_request(self) -> str:
         """Return the access log line: Common Log Format, then the duration in seconds."""
         address = self.client_address
@@ -261,7 +265,7 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         duration = max(self.time_finish - self.time_start, 0)
         return (
             f"{(address[0] if isinstance(address, tuple) else '') or '-'} - - [{started}] "
-            f'"{printable(self.requestline or "")}" {status} {self.response_length or "-"} {duration:.6f}'
+            f'"{self._quoted_request()}" {status} {self.response_length or "-"} {duration:.6f}'
         )
 
 

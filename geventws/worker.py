@@ -290,9 +290,13 @@ class Worker(GeventWorker):  # type: ignore[misc]
         # Whether someone will look at gunicorn's request and response once a WebSocket has ended.
         self.is_watched = someone_logs or self.cfg.post_request is not self.cfg.settings["post_request"].default
         logger = logging.getLogger("geventws")
-        if not logger.hasHandlers():  # the app chose no place for it
-            logger.handlers = self.log.error_log.handlers
-            logger.setLevel(self.log.error_log.level)
+        theirs = [getattr(self.log, name, None) for name in ("error_log", "access_log")]
+        for other in (logger, *theirs):
+            if isinstance(other, logging.Logger):
+                other.disabled = False  # by an app's dictConfig(), which means all loggers that it does not name
+        if not logger.hasHandlers() and isinstance(theirs[0], logging.Logger):  # the app chose no place for it
+            logger.handlers = theirs[0].handlers
+            logger.setLevel(theirs[0].level)
 
     def server_class(self, listener: Any, *, spawn: Any, ssl_context: Any = None, **unused: Any) -> StreamServer:
         """Return the server for one listener; gunicorn's gevent worker calls this where a class is set."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from gunicorn.config import make_settings
+from websockets.exceptions import InvalidStatus
 
 from .crowd import CLOSE, TEXT, Crowd, Member, frame, page
 from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, serve, upgrade_request, wait_for
@@ -198,7 +199,7 @@ def test_peer_on_a_unix_socket_is_named_so(tmp_path: Path, front_end: str) -> No
             server.wait_for_log(r"\[INFO\] unix /echo open$")
             ws.close()
         server.wait_for_log(r"\[INFO\] unix /echo close 1000")
-        server.wait_for_log(r'"GET /echo HTTP/1\.1" 101 \d+ ')
+        server.wait_for_log(r'"GET /\\"-\\" HTTP/1\.1" \d')
         if front_end == "server":
             server.wait_for_log(rf'^- - - {DATE} "GET /echo HTTP/1\.1" 101 \d+ \d+\.\d{{6}}$')
         assert "Traceback" not in server.log
@@ -400,3 +401,61 @@ def test_server_runs_without_gunicorn_and_packaging(tmp_path: Path, without: Cal
     ):
         ws.send("alone")
         assert ws.recv(DEADLINE) == "alone"
+
+
+SILENCED = """
+import logging.config
+from tests.apps import app
+logging.config.dictConfig({"version": 1, "root": {"level": "INFO", "handlers": ["console"]},
+    "handlers": {"console": {"class": "logging.StreamHandler"}}})
+def fails(environ, start_response):
+    raise KeyError("in plain WSGI")
+"""
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_no_dictconfig_of_an_app_silences_the_server(tmp_path: Path, front_end: str) -> None:
+    (tmp_path / "silenced.py").write_text(SILENCED)
+    env = {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    with serve("silenced:app", tmp_path, front_end=front_end, env=env) as server:
+        with server.connect("/echo") as ws:
+            ws.send("hello")
+        server.wait_for_log("/echo close 1000")
+        with pytest.raises(InvalidStatus):
+            server.connect("/echo", origin="https://evil.example")
+        server.wait_for_log("/echo refused: 403 .*add it to the option origins")
+    with serve("silenced:fails", tmp_path, front_end=front_end, env=env) as server:
+        server.get("/").close()
+        server.wait_for_log("KeyError: 'in plain WSGI'")
+
+
+FOREIGN_LOGGER = """
+class Foreign:
+    def __init__(self, cfg): pass
+    def access(self, *unused): pass
+    def reopen_files(self): pass
+    def close_on_exec(self): pass
+    def _say(self, message, *values, **unused): print("foreign", message % values if values else message, flush=True)
+    critical = error = warning = info = debug = exception = _say
+    def log(self, level, message, *values, **unused): self._say(message, *values)
+logger_class = Foreign
+"""
+
+
+def test_logger_class_of_another_make_serves(tmp_path: Path) -> None:
+    (tmp_path / "conf.py").write_text(FOREIGN_LOGGER)
+    arguments = ["-c", str(tmp_path / "conf.py")]
+    with (
+        serve(APP, tmp_path, front_end="worker", arguments=arguments) as server,
+        server.connect("/echo") as ws,
+    ):
+        ws.send("hello")
+        assert ws.recv(DEADLINE) == "hello"
+
+
+def test_quotes_of_a_peer_do_not_end_a_field_of_the_access_line(tmp_path: Path) -> None:
+    with serve(APP, tmp_path, front_end="server") as server:
+        with server.socket() as sock:
+            sock.sendall(b'GET /"-" HTTP/1.1\r\nHost: localhost\r\n\r\n')
+            sock.recv(100)
+        server.wait_for_log(r'"GET /\\"-\\" HTTP/1\.1" \d')
