@@ -9,7 +9,6 @@ import io
 import logging
 import math
 import os
-import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -26,6 +25,11 @@ from . import handshake
 from .errors import CloseCode, ConnectionClosed, HandshakeError
 from .options import Options
 from .websocket import WebSocket, printable
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 log = logging.getLogger("geventws")
 
@@ -379,6 +383,8 @@ def _refuse(error: HandshakeError, start_response: StartResponse, environ: dict[
 
 def _descriptor_limit() -> int:
     """Return how many sockets the file descriptor limit leaves, less a margin for everything else."""
+    if resource is None:
+        return sys.maxsize
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return sys.maxsize

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +16,10 @@ from typing import Any
 
 from .errors import may_travel
 
+log = logging.getLogger("geventws")
+
 PREFIX = "GEVENTWS_"
+OTHER_VARIABLES = {"GEVENTWS_COMPAT", "GEVENTWS_PURE"}  # that are no options
 OFF = frozenset({"off", "none", "never"})
 SWITCH = {"on": True, "yes": True, "true": True, "1": True, "off": False, "no": False, "false": False, "0": False}
 LONGEST = 1e9  # seconds
@@ -110,7 +115,22 @@ class Options:
             if variable.startswith(PREFIX) and variable not in known:
                 for likely in difflib.get_close_matches(variable, known, 1, 0.85):
                     raise ValueError(f"{variable} is no option of geventws; did you mean {likely}?")
+                if variable not in OTHER_VARIABLES:
+                    _warn_of(variable)
         return cls(**changes)
+
+
+@functools.lru_cache
+def _warn_of(variable: str) -> None:
+    """Say once that a variable means nothing, with the option whose name has most of its words."""
+    words = variable.removeprefix(PREFIX).lower().split("_")
+
+    def likeness(field: dataclasses.Field[Any]) -> tuple[int, float]:
+        shared = len({*words} & {*field.name.split("_")})
+        return shared, difflib.SequenceMatcher(None, "_".join(words), field.name).ratio()
+
+    likely = PREFIX + max(dataclasses.fields(Options), key=likeness).name.upper()
+    log.warning("%s is no option of geventws and changes nothing; the nearest is %s", variable, likely)
 
 
 def check_names(names: Mapping[str, Any]) -> None:

@@ -7,13 +7,11 @@ caller's greenlet and none of it ever blocks.
 from __future__ import annotations
 
 import _socket
-import fcntl
 import math
 import socket
 import ssl
 import struct
 import sys
-import termios
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -24,6 +22,12 @@ import gevent.socket
 from gevent import get_hub
 
 from .deadlines import Deadline
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # Windows
+    fcntl = termios = None  # type: ignore[assignment]
 
 # Bytes; not less than a TLS record, so that one read leaves nothing behind in OpenSSL, and a message of 64 KiB comes
 # in one read; less than what malloc gets from the system and gives back each time.
@@ -374,6 +378,8 @@ class Transport:
 
         With TLS what it lacks are encrypted bytes, and on a Unix socket more than were written.
         """
+        if fcntl is None:
+            return self.bytes_sent
         lacking = bytearray(4)
         with suppress(OSError, ValueError):  # a closed socket has none
             fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, lacking)

@@ -154,8 +154,23 @@ def test_environment_without_variables_gives_the_defaults() -> None:
     assert Options.from_environ({"PATH": "/bin", "MAX_QUEUE": "1", "geventws_max_queue": "1"}) == Options()
 
 
-def test_variable_of_another_part_is_left_alone() -> None:
-    assert Options.from_environ({"GEVENTWS_PURE_PYTHON": "1"}) == Options()
+@pytest.mark.parametrize(
+    ("variable", "nearest"),
+    [("MAX_SIZE", "MAX_MESSAGE_SIZE"), ("ALLOWED_ORIGINS", "ORIGINS"), ("HEARTBEAT_INTERVAL", "PING_INTERVAL")],
+)
+def test_variable_that_is_no_option_is_told_once_with_the_nearest(
+    caplog: pytest.LogCaptureFixture, variable: str, nearest: str
+) -> None:
+    for _ in range(2):
+        assert Options.from_environ({f"GEVENTWS_{variable}": "1"}) == Options()
+    (line,) = caplog.messages
+    assert line.startswith(f"GEVENTWS_{variable} is no option of geventws and changes nothing")
+    assert line.endswith(f"the nearest is GEVENTWS_{nearest}")
+
+
+def test_variables_that_are_no_options_but_mean_something_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    assert Options.from_environ({"GEVENTWS_PURE": "1", "GEVENTWS_COMPAT": "on"}) == Options()
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize(

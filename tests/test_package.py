@@ -60,3 +60,27 @@ def test_a_name_that_does_not_exist_is_an_error_as_of_any_module() -> None:
 def test_errors_pass_between_processes(error: Exception) -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
+
+
+WITHOUT_POSIX = """
+import sys
+sys.modules.update(dict.fromkeys(["fcntl", "resource", "termios"]))  # as on Windows
+import geventws.__main__
+from flask import Flask
+from geventws.flask import Sockets
+from geventws.testing import connect
+app = Flask("app")
+
+@Sockets(app).route("/echo")
+def echo(ws):
+    for message in ws:
+        ws.send(message)
+
+with connect(app, "/echo") as ws:
+    ws.send("hello")
+    assert ws.receive() == "hello"
+"""
+
+
+def test_development_needs_no_module_that_only_posix_has() -> None:
+    subprocess.run([sys.executable, "-c", WITHOUT_POSIX], check=True, timeout=60)
