@@ -208,6 +208,8 @@ def _compare_lists(environ: Environ) -> None:
 
 
 def _or_none(parse: Any, header: str) -> Any:
+    if not header.strip(" \t"):
+        return ()  # as good as none, which websockets sends but does not take
     try:
         return parse(header)
     except (HandshakeError, InvalidHeader):
