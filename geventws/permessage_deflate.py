@@ -45,6 +45,17 @@ class Agreement(NamedTuple):
         return "; ".join([NAME, *flags, *limits])
 
 
+_safari_15 = re.compile(r"\bVersion/15\b.*\bSafari/|\bOS 15_.*\bAppleWebKit/")
+
+
+def forgets_to_forget(user_agent: str) -> bool:
+    """Whether a client is known to look back at earlier messages although it agreed not to: Safari 15, on any system.
+
+    Its second compressed message could not be inflated (1007). Told by the User-Agent, as uWebSockets does.
+    """
+    return bool(_safari_15.search(user_agent))
+
+
 def negotiate(offers: Iterable[tuple[str, Parameters]], options: Options) -> Agreement | None:
     """Return what the first acceptable offer of permessage-deflate leads to, None if there is none.
 

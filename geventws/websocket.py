@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from sys import getsizeof
 from time import monotonic, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import get_hub, getcurrent
@@ -55,6 +55,11 @@ class WebSocket:
     Nothing is sent before the first use: until then the view may still answer with plain HTTP. Any
     attribute may be set on it.
     """
+
+    if TYPE_CHECKING:  # any attribute may be set and read: ws.user = "ann"
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __setattr__(self, name: str, value: Any) -> None: ...
 
     __slots__ = (
         "__dict__",
@@ -161,7 +166,9 @@ class WebSocket:
         if refusal is not None:
             raise refusal
         subprotocol = handshake.select_subprotocol(request.subprotocols, tuple(subprotocols) or chosen.subprotocols)
-        agreement = permessage_deflate.negotiate(request.extensions, chosen)
+        agent = self.environ.get("HTTP_USER_AGENT", "")
+        is_broken = not chosen.deflate_context_takeover and permessage_deflate.forgets_to_forget(agent)
+        agreement = None if is_broken else permessage_deflate.negotiate(request.extensions, chosen)
         response = handshake.response(request, subprotocol, headers, extensions=str(agreement or ""))
         # Nothing from here to the log line lets another greenlet run, so one use makes one 101.
         leftover = take_leftover()

@@ -141,7 +141,7 @@ def dawdle_without_sockets() -> str:
 
 @sockets.route("/attributes")
 def attributes(ws: geventws.WebSocket) -> None:
-    ws.user = "ann"  # type: ignore[attr-defined]
+    ws.user = "ann"
     before = [ws.opened_at, ws.close_code, ws.bytes_sent, ws.messages_received]
     first = ws.receive(timeout=10)
     ws.send_json(
@@ -155,7 +155,7 @@ def attributes(ws: geventws.WebSocket) -> None:
             "protocol": ws.protocol,
             "scheme": request.scheme,
             "remote": ws.remote_address is not None,
-            "user": ws.user,  # type: ignore[attr-defined]
+            "user": ws.user,
             "true": bool(ws),
             "same": ws.environ["wsgi.websocket"] is ws and len({ws, ws}) == 1,
             "opened": ws.opened_at is not None,

@@ -18,7 +18,7 @@ from wsproto.extensions import PerMessageDeflate
 from geventws.errors import InvalidPayload
 from geventws.handshake import Extension, Request, parse_extensions, response
 from geventws.options import Options
-from geventws.permessage_deflate import Agreement, Deflate, negotiate
+from geventws.permessage_deflate import Agreement, Deflate, forgets_to_forget, negotiate
 
 from .test_frames import bounded
 
@@ -683,3 +683,24 @@ def test_any_bytes_raise_nothing_but_invalid_payload(data: bytes, cuts: list[int
                 break
     except InvalidPayload as exc:
         assert exc.close_code == 1007
+
+
+MAC = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit"
+PHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS %s like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko)"
+
+
+@pytest.mark.parametrize(
+    ("agent", "is_broken"),
+    [
+        (f"{MAC}/605.1.15 (KHTML, like Gecko) Version/15.1 Safari/605.1.15", True),
+        (PHONE % "15_0" + " Version/15.0 Mobile/15E148 Safari/604.1", True),
+        (PHONE % "15_4" + " CriOS/99.0 Mobile/15E148 Safari/604.1", True),
+        (f"{MAC}/605.1.15 (KHTML, like Gecko) Version/14.1 Safari/605.1.15", False),
+        (f"{MAC}/605.1.15 (KHTML, like Gecko) Version/16.0 Safari/605.1.15", False),
+        (f"{MAC}/537.36 (KHTML, like Gecko) Chrome/115.0.0.0 Safari/537.36", False),
+        ("Mozilla/5.0 (X11; Linux x86_64; rv:115.0) Gecko/20100101 Firefox/115.0", False),
+        ("", False),
+    ],
+)
+def test_client_that_looks_back_against_its_word_is_told_by_its_name(agent: str, is_broken: bool) -> None:
+    assert forgets_to_forget(agent) is is_broken

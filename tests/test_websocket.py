@@ -1624,7 +1624,7 @@ def test_looking_at_it_is_no_use_of_it(opened: Opener) -> None:
     assert (ws.latency, ws.opened_at, ws.bytes_sent, ws.bytes_received, ws.accepted) == (None, None, 0, 0, False)
     assert (ws.remote_address, ws.version, bool(ws), {ws: 1}[ws]) == (None, "13", True, 1)
     assert "not accepted" in repr(ws)
-    ws.user = "any attribute"  # type: ignore[attr-defined]
+    ws.user = "any attribute"
     settle()
     assert not peer.has_data()
 
