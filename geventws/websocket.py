@@ -56,9 +56,9 @@ class WebSocket:
     attribute may be set on it.
     """
 
-    if TYPE_CHECKING:  # any attribute may be set and read: ws.user = "ann"
+    if TYPE_CHECKING:  # any attribute may be set and read, ws.user = "ann", but a method that is misspelt is none
 
-        def __getattr__(self, name: str) -> Any: ...
+        def __getattr__(self, name: str) -> object: ...
         def __setattr__(self, name: str, value: Any) -> None: ...
 
     __slots__ = (

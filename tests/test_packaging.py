@@ -59,6 +59,16 @@ def echo(ws: geventws.WebSocket, name: str) -> None:
 worker_class: type[geventws.Worker] = geventws.Worker.with_options(ping_interval=10)
 """
 
+RIGHT_PROGRAM = """
+import geventws
+
+
+def view(ws: geventws.WebSocket) -> None:
+    ws.user = "ann"
+    if ws.user == "ann":
+        ws.send(f"hello {ws.user}")
+"""
+
 WRONG_PROGRAM = """
 import geventws
 
@@ -224,6 +234,21 @@ def test_a_program_is_typed_strictly(full: Path, program: str, tmp_path: Path) -
     (tmp_path / "program.py").write_text(program)
     mypy = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--python-executable", str(full)]
     assert "Success" in run(*mypy, "program.py", cwd=tmp_path)
+
+
+def test_a_program_that_sets_attributes_has_good_types(full: Path, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(RIGHT_PROGRAM)
+    run(
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--config-file=",
+        "--python-executable",
+        full,
+        "program.py",
+        cwd=tmp_path,
+    )
 
 
 def test_a_wrong_program_is_found_by_its_types(full: Path, tmp_path: Path) -> None:
