@@ -70,6 +70,22 @@ class Sockets:
         for route in self._routes:
             _add(app, *route)
 
+    def add_url_rule(
+        self, rule: str, endpoint: str | None = None, view_func: Callable[..., Any] | None = None, **options: Any
+    ) -> None:
+        """Declare a view without a decorator, as Flask-Sockets and Flask have it."""
+        if view_func is None:
+            raise TypeError(f"add_url_rule({rule!r}) needs its view")
+        self.route(rule, endpoint=endpoint, **options)(view_func)
+
+    def register_blueprint(self, blueprint: Blueprint, **options: Any) -> None:
+        """Make each rule of a blueprint a route for WebSockets, as Flask-Sockets has it; url_prefix may be given."""
+        if not isinstance(blueprint, Blueprint):
+            raise TypeError(f"register_blueprint() needs a Blueprint, not {blueprint!r}")
+        rules: Any = _Rules(self, blueprint, options)
+        for function in blueprint.deferred_functions:
+            function(rules)
+
     def route(self, rule: str, *, endpoint: str | None = None, **options: Any) -> Callable[[View], View]:
         """Declare a view that talks WebSocket: it gets the WebSocket first, then the URL's parameters.
 
@@ -96,6 +112,20 @@ class Sockets:
             return view
 
         return decorate
+
+
+class _Rules:
+    """What a blueprint's deferred functions find as the state of their registration: rules become Sockets routes."""
+
+    def __init__(self, sockets: Sockets, blueprint: Blueprint, options: dict[str, Any]) -> None:
+        self.app = sockets
+        self.blueprint = blueprint
+        self.options = options
+        self.url_prefix: str = options.get("url_prefix") or blueprint.url_prefix or ""
+
+    def add_url_rule(self, rule: str, endpoint: str | None = None, view_func: Any = None, **options: Any) -> None:
+        name = f"{self.blueprint.name}.{endpoint or view_func.__name__}"
+        self.app.add_url_rule(self.url_prefix + rule, name, view_func, **options)
 
 
 def _check_view(view: Callable[..., Any]) -> None:

@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Blueprint, Flask, url_for
 from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, InvalidStatus
 
 from geventws import WebSocket
 from geventws.flask import Sockets
+from geventws.testing import connect
 
 from .servers import DEADLINE, FRONT_ENDS, Server, serve
 
@@ -36,6 +37,25 @@ def test_each_app_of_a_factory_gets_the_routes_before_and_after() -> None:
         sockets.init_app(app)
     sockets.route("/late", endpoint="late")(view)
     assert [rules(app) for app in apps] == [["/early", "/late"]] * 2
+
+
+def test_rules_are_declared_as_flask_sockets_has_it() -> None:
+    app, blueprint = Flask("app"), Blueprint("chat", "chat", url_prefix="/chat")
+    blueprint.add_url_rule("/rooms", None, view)  # type: ignore[arg-type]
+    sockets = Sockets(app)
+    sockets.add_url_rule("/plain", None, view)
+    sockets.add_url_rule("/named", "a name", view, max_message_size=10)
+    sockets.register_blueprint(blueprint)
+    sockets.register_blueprint(Blueprint("empty", "empty"))
+    assert rules(app) == ["/chat/rooms", "/named", "/plain"]
+    with connect(app, "/chat/rooms"):
+        pass
+    with app.test_request_context():
+        assert url_for("chat.view") == "ws://localhost/chat/rooms"
+    with pytest.raises(TypeError, match="needs its view"):
+        sockets.add_url_rule("/")
+    with pytest.raises(TypeError, match="needs a Blueprint"):
+        sockets.register_blueprint(app)  # type: ignore[arg-type]
 
 
 def test_one_view_takes_several_routes() -> None:
