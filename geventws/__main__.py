@@ -68,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         format="[%(asctime)s] [%(levelname)s] %(message)s", level=chosen.log_level.upper(), stream=sys.stderr
     )
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    if sys.stdout is not None:  # as it is where it was closed before the start
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
         options, tls = _options(chosen), _tls_context(chosen)
         if chosen.reload:

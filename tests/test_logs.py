@@ -459,3 +459,14 @@ def test_quotes_of_a_peer_do_not_end_a_field_of_the_access_line(tmp_path: Path) 
             sock.sendall(b'GET /"-" HTTP/1.1\r\nHost: localhost\r\n\r\n')
             sock.recv(100)
         server.wait_for_log(r'"GET /\\"-\\" HTTP/1\.1" \d')
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&-", ">&- <&-"])
+def test_server_starts_without_a_standard_stream(tmp_path: Path, closed: str) -> None:
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "geventws", "--bind", "127.0.0.1:0", APP]
+    server = Server(command, "127.0.0.1:0", None, tmp_path / "log", {"PYTHONPATH": str(ROOT)})
+    try:
+        assert page(server) == "hello"
+    finally:
+        server.stop()
+    assert "Traceback" not in server.log
