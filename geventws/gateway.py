@@ -100,7 +100,7 @@ class Gateway:
         through: it is the server's to answer with HTTP 500.
         """
         try:
-            admitted = self._admit(environ)
+            admitted = self._admit(app, environ)
         except HandshakeError as exc:
             return _refuse(exc, upgrade.start_response, environ)
         environ["HTTP_UPGRADE"] = "websocket"  # frameworks know no list of protocols
@@ -124,7 +124,7 @@ class Gateway:
             if not self.live:
                 self._idle.set()
 
-    def _admit(self, environ: dict[str, Any]) -> tuple[handshake.Request, HandshakeError | None]:
+    def _admit(self, app: Application, environ: dict[str, Any]) -> tuple[handshake.Request, HandshakeError | None]:
         """Return what the handshake asks for, and the refusal that its route may lift: that of its origin."""
         if self._closing:
             raise HandshakeError(HTTPStatus.SERVICE_UNAVAILABLE, "the server is stopping", [("Retry-After", "1")])
@@ -133,7 +133,7 @@ class Gateway:
         try:
             handshake.check_origin(environ, self.options.origins)
         except HandshakeError as exc:
-            if not any(ROUTES_JUDGE_ORIGINS in app.extensions for app in flask_apps):
+            if not any(ROUTES_JUDGE_ORIGINS in known.extensions for known in _flask_apps_in(app)):
                 raise
             refusal = exc
             # What else runs may not take the raw socket either.
@@ -335,6 +335,27 @@ def expect_disconnects(app: Any) -> None:
             handlers.setdefault(ConnectionClosed, _end_view)
             return
         app = getattr(app, "app", None) or getattr(app, "wsgi_app", None)
+
+
+def _flask_apps_in(app: Any) -> Iterable[Any]:
+    """Return the Flask apps that a WSGI app is made of; all that have Sockets, where it does not show what it wraps."""
+    found: list[Any] = []
+    todo = [app]
+    for _ in range(100):
+        if not todo:
+            break
+        app = todo.pop()
+        app = getattr(app, "__self__", app)
+        if hasattr(app, "register_error_handler"):
+            if app not in found:
+                found.append(app)
+                todo.append(vars(app).get("wsgi_app"))  # what was put around it
+            continue
+        inner = getattr(app, "app", None) or getattr(app, "wsgi_app", None)
+        if inner is None and app is not None and not found:
+            return list(flask_apps)
+        todo += [*getattr(app, "mounts", {}).values(), inner]
+    return found
 
 
 def _end_view(exc: ConnectionClosed) -> str:

@@ -272,6 +272,8 @@ class Client:
             with self._watch():
                 return _Body(app(environ, start_response), self._watch)
 
+        run.app = app  # type: ignore[attr-defined]  # as middleware has it, for the gateway to see what it is
+
         def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[..., Any]:
             self._answer = status, Headers(headers)
             return self._body.append

@@ -38,6 +38,8 @@ FAREWELL = 1.0  # seconds
 NEWS_TAKES = 10.0  # seconds
 # Message size, in characters or bytes, from which header and payload go to the kernel without being joined before.
 LARGE = 16_384
+# Bytes that were sent on a connection from which some may wait, unread, in the peer's system when it is given up.
+UNREAD = 16_384
 # What a peer may have inflated at a time, before others have their turn; the second once a pass has done its work. A
 # message of that size or more takes two turns, between which reading stops: with 4096, echoes of 4 KiB to 64 peers take
 # 9 to 16 % more processor time.
@@ -691,7 +693,7 @@ class WebSocket:
         is_slow = is_slow or self._acknowledged < acknowledged < self._close_end
         if is_slow:
             self._deadline_in(self._options.close_timeout)
-        elif acknowledged >= self._close_end:
+        elif acknowledged >= self._close_end > UNREAD:
             transport.close()  # its program may still read what its system has, which a reset could destroy
         else:
             transport.abort()
