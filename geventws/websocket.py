@@ -282,8 +282,7 @@ class WebSocket:
     def _let_others_run(self) -> None:
         """Have the loop look at sockets and timers, if it has not for a turn of the view.
 
-        Then also before each message until the view has to wait for one, as the next may take it just as long. Its
-        replies do not wait for each other meanwhile.
+        What the view sends until it has a new turn leaves at once: the message in hand may take it just as long.
         """
         if time() - self._hub.loop.now() > TURN_TIME:
             pause()
