@@ -199,7 +199,7 @@ def test_peer_on_a_unix_socket_is_named_so(tmp_path: Path, front_end: str) -> No
             server.wait_for_log(r"\[INFO\] unix /echo open$")
             ws.close()
         server.wait_for_log(r"\[INFO\] unix /echo close 1000")
-        server.wait_for_log(r'"GET /\\"-\\" HTTP/1\.1" \d')
+        server.wait_for_log(r'"GET /echo HTTP/1\.1" 101 \d+ ')
         if front_end == "server":
             server.wait_for_log(rf'^- - - {DATE} "GET /echo HTTP/1\.1" 101 \d+ \d+\.\d{{6}}$')
         assert "Traceback" not in server.log
