@@ -155,7 +155,8 @@ class Gateway:
             if not ws.accepted:
                 body = _Body(body)  # an app that is a generator runs only now, up to its first bytes
             if ws.accepted:
-                for _ in body:  # nothing goes out, but what stands before the app ends by it: spans, lines, tracebacks
+                # Nothing goes out, but what stands before the app ends by it: spans, lines, tracebacks.
+                for _ in body or ():
                     pass
         except StopIteration:
             pass  # how flask-sock tells gunicorn that it used the raw socket itself
@@ -345,6 +346,8 @@ def _flask_apps_in(app: Any) -> Iterable[Any]:
         if not todo:
             break
         app = todo.pop()
+        if app is None:
+            continue
         app = getattr(app, "__self__", app)
         if hasattr(app, "register_error_handler"):
             if app not in found:
@@ -352,7 +355,7 @@ def _flask_apps_in(app: Any) -> Iterable[Any]:
                 todo.append(vars(app).get("wsgi_app"))  # what was put around it
             continue
         inner = getattr(app, "app", None) or getattr(app, "wsgi_app", None)
-        if inner is None and app is not None and not found:
+        if inner is None and not found:
             return list(flask_apps)
         todo += [*getattr(app, "mounts", {}).values(), inner]
     return found

@@ -49,6 +49,11 @@ def slow_login(ws: geventws.WebSocket) -> None:
     abort(401)
 
 
+def returns_nothing(environ: dict[str, Any], start_response: Any) -> None:
+    """A WSGI app that has nothing to say behind its WebSocket."""
+    environ["wsgi.websocket"].send("hello")
+
+
 def writes(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
     """A WSGI app that answers by write() and then uses the WebSocket all the same."""
     start_response("403 Forbidden", [("Content-Length", "2")])(b"no")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, InvalidStatus
 
 from .servers import DEADLINE, FRONT_ENDS, serve, upgrade_request
 
@@ -38,3 +38,13 @@ def test_no_101_comes_behind_an_answer_that_was_written(tmp_path: Path, front_en
         assert answer.startswith(b"HTTP/1.1 403 Forbidden\r\n")
         assert answer.endswith(b"\r\n\r\nno")
         server.wait_for_log("view is told: this request was already answered with HTTP 403 Forbidden")
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_app_that_returns_nothing_behind_its_websocket_closes_with_1000(tmp_path: Path, front_end: str) -> None:
+    with serve(f"{APPS}:returns_nothing", tmp_path, front_end=front_end) as server:
+        with server.connect("/") as ws:
+            assert ws.recv(DEADLINE) == "hello"
+            with pytest.raises(ConnectionClosedOK, match="1000"):
+                ws.recv(DEADLINE)
+        assert "Traceback" not in server.log
