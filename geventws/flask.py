@@ -5,6 +5,7 @@ Knows Flask; needs one of this package's servers beneath it.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import inspect
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from . import handshake
 from .errors import ConnectionClosed, HandshakeError, MissingPackage
 from .gateway import ROUTES_JUDGE_ORIGINS, expect_disconnects, flask_apps, log_refusal, warn_of_foreign_end
 from .options import Options, check_names
@@ -21,6 +23,7 @@ from .websocket import WebSocket
 try:
     import click
     from flask import Blueprint, Flask, Request, Response, current_app, request
+    from flask.blueprints import BlueprintSetupState
     from flask.cli import ScriptInfo
     from flask.globals import request_ctx
     from werkzeug.exceptions import HTTPException
@@ -36,6 +39,7 @@ _OPTIONS_OF_ALL = {
     "max_connections": "counts the WebSockets of all routes",
     "shutdown_code": "is for all that are open when the server stops",
 }
+SHARED = ":websocket"  # behind the endpoint of a WebSocket view of which a page has the name
 _RULE_OPTIONS = {*inspect.signature(Rule).parameters, "provide_automatic_options"}
 
 
@@ -53,7 +57,7 @@ class Sockets:
         self, app: Flask | Blueprint | None = None, *, before_wait: Iterable[Callable[[], object]] = ()
     ) -> None:
         self._apps: list[Flask | Blueprint] = []
-        self._routes: list[tuple[str, str, Callable[..., Any], dict[str, Any]]] = []
+        self._declarations: list[Callable[[Flask | Blueprint], None]] = []
         self._wrapped: dict[tuple[Callable[..., Any], Changes], Callable[..., Any]] = {}
         self._before_wait = _in_turn(before_wait)
         if app is not None:
@@ -66,66 +70,91 @@ class Sockets:
         self._apps.append(app)
         _with_app(app, _guard)
         if isinstance(app, Flask):
-            _open_plain_routes(app)
-        for route in self._routes:
-            _add(app, *route)
-
-    def add_url_rule(
-        self, rule: str, endpoint: str | None = None, view_func: Callable[..., Any] | None = None, **options: Any
-    ) -> None:
-        """Declare a view without a decorator, as Flask-Sockets and Flask have it."""
-        if view_func is None:
-            raise TypeError(f"add_url_rule({rule!r}) needs its view")
-        self.route(rule, endpoint=endpoint, **options)(view_func)
-
-    def register_blueprint(self, blueprint: Blueprint, **options: Any) -> None:
-        """Make each rule of a blueprint a route for WebSockets, as Flask-Sockets has it; url_prefix may be given."""
-        if not isinstance(blueprint, Blueprint):
-            raise TypeError(f"register_blueprint() needs a Blueprint, not {blueprint!r}")
-        rules: Any = _Rules(self, blueprint, options)
-        for function in blueprint.deferred_functions:
-            function(rules)
+            _match_also(app, websocket=True)
+        for declare in self._declarations:
+            declare(app)
 
     def route(self, rule: str, *, endpoint: str | None = None, **options: Any) -> Callable[[View], View]:
         """Declare a view that talks WebSocket: it gets the WebSocket first, then the URL's parameters.
 
         It returns nothing; when it ends, so does the connection, and ConnectionClosed of its own is an end
-        like others. A plain GET is answered with 426. options are those of geventws.Options, for this route
-        alone, and those of Flask's own route(). Raises TypeError or ValueError naming one that is wrong.
+        like others. A page may have the same URL; where none has, a plain GET is answered with 426. options are
+        those of geventws.Options, for this route alone, and those of Flask's own route(). Raises TypeError or
+        ValueError naming one that is wrong.
         """
         if not isinstance(rule, str):
             raise TypeError(f'a route needs its URL first, as in @sockets.route("/path"), not {rule!r}')
         if "methods" in options or "websocket" in options:
             raise TypeError("a Sockets route is always GET and websocket=True; leave methods and websocket out")
-        rule_options = {name: options.pop(name) for name in _RULE_OPTIONS & options.keys()}
-        changes = _checked(options)
+        _checked(options)
 
         def decorate(view: View) -> View:
-            _check_view(view)
-            key = view, changes
-            if key not in self._wrapped:
-                self._wrapped[key] = _wrap(view, changes, self._before_wait)
-            route = (rule, endpoint or view.__name__, self._wrapped[key], rule_options)
-            self._routes.append(route)
-            for app in self._apps:
-                _add(app, *route)
+            self.add_url_rule(rule, endpoint, view, **options)
             return view
 
         return decorate
 
+    def add_url_rule(
+        self, rule: str, endpoint: str | None = None, view_func: Callable[..., Any] | None = None, **options: Any
+    ) -> None:
+        """Declare a view without a decorator, as Flask has it; methods are ignored, as a handshake is always GET."""
+        if view_func is None:
+            raise TypeError(f"add_url_rule({rule!r}) needs its view")
+        name = endpoint or getattr(view_func, "__name__", None)
+        if name is None:
+            raise TypeError(f"{view_func!r} has no name: give its route endpoint=...")
+        run, rule_options = self._runner(view_func, options)
+        self._declare(lambda app: app.add_url_rule(rule, name, run, **rule_options))
 
-class _Rules:
-    """What a blueprint's deferred functions find as the state of their registration: rules become Sockets routes."""
+    def register_blueprint(self, blueprint: Blueprint, **options: Any) -> None:
+        """Register a blueprint whose views talk WebSocket, all of them, as Flask-Sockets has it.
 
-    def __init__(self, sockets: Sockets, blueprint: Blueprint, options: dict[str, Any]) -> None:
-        self.app = sockets
-        self.blueprint = blueprint
-        self.options = options
-        self.url_prefix: str = options.get("url_prefix") or blueprint.url_prefix or ""
+        options are those of Flask's own register_blueprint().
+        """
+        if not isinstance(blueprint, Blueprint):
+            raise TypeError(f"register_blueprint() needs a Blueprint, not {blueprint!r}")
+        twin = self._twin(blueprint)
+        self._declare(lambda app: app.register_blueprint(twin, **options))
 
-    def add_url_rule(self, rule: str, endpoint: str | None = None, view_func: Any = None, **options: Any) -> None:
-        name = f"{self.blueprint.name}.{endpoint or view_func.__name__}"
-        self.app.add_url_rule(self.url_prefix + rule, name, view_func, **options)
+    def _declare(self, declaration: Callable[[Flask | Blueprint], None]) -> None:
+        self._declarations.append(declaration)
+        for app in self._apps:
+            declaration(app)
+
+    def _runner(self, view: Callable[..., Any], options: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """Return what Flask is to call for a view, and which of its options are Flask's, for add_url_rule()."""
+        _check_view(view)
+        changes = _checked(options)
+        key = view, changes
+        if key not in self._wrapped:
+            self._wrapped[key] = _wrap(view, changes, self._before_wait)
+        rule_options = {name: options[name] for name in _RULE_OPTIONS & options.keys()}
+        return self._wrapped[key], {**rule_options, "methods": ["GET"], "websocket": True}
+
+    def _twin(self, blueprint: Blueprint) -> Blueprint:
+        """Return a blueprint that adds the views of this one, and of those nested in it, as Sockets do."""
+        twin: Any = copy.copy(blueprint)
+        twin.make_setup_state = functools.partial(_SetupState, self._runner, twin)
+        twin._blueprints = [(self._twin(nested), options) for nested, options in twin._blueprints]
+        return twin  # type: ignore[no-any-return]
+
+
+class _SetupState(BlueprintSetupState):
+    """A blueprint's registration whose views talk WebSocket, but for that of its static files."""
+
+    def __init__(self, runner: Callable[..., Any], blueprint: Blueprint, *arguments: Any) -> None:
+        super().__init__(blueprint, *arguments)
+        self._runner = runner
+
+    def add_url_rule(
+        self, rule: str, endpoint: str | None = None, view_func: Callable[..., Any] | None = None, **options: Any
+    ) -> None:
+        """Add a rule to the app, with the prefix and name of the blueprint."""
+        blueprint: Any = self.blueprint
+        if view_func is not None and view_func != blueprint.send_static_file and not _is_runner(view_func):
+            endpoint = endpoint or view_func.__name__
+            view_func, options = self._runner(view_func, options)
+        super().add_url_rule(rule, endpoint, view_func, **options)
 
 
 def _check_view(view: Callable[..., Any]) -> None:
@@ -155,22 +184,14 @@ def _in_turn(functions: Iterable[Callable[[], object]]) -> Callable[[], None] | 
 
 
 def _checked(options: dict[str, Any]) -> Changes:
-    """Return options of a route as Options holds them."""
+    """Return the options of a route that are not Flask's as Options holds them."""
+    options = {name: value for name, value in options.items() if name not in _RULE_OPTIONS}
     check_names(options)
     for name in options:
         if name in _OPTIONS_OF_ALL:
             raise TypeError(f"{name} {_OPTIONS_OF_ALL[name]}: it is an option of the server, not of a route")
     checked = Options(**options)
     return tuple((name, getattr(checked, name)) for name in sorted(options))
-
-
-def _add(
-    app: Flask | Blueprint, rule: str, endpoint: str, run: Callable[..., Any], rule_options: dict[str, Any]
-) -> None:
-    app.add_url_rule(rule, endpoint, run, methods=["GET"], websocket=True, **rule_options)
-    app.add_url_rule(rule, f"{endpoint}_needs_upgrade", _needs_upgrade, methods=["GET"], **rule_options)
-    if "origins" in dict(run.websocket_options):  # type: ignore[attr-defined]
-        _with_app(app, lambda app: app.extensions.update({ROUTES_JUDGE_ORIGINS: True}))
 
 
 def _with_app(app: Flask | Blueprint, function: Callable[[Any], None]) -> None:
@@ -189,6 +210,8 @@ def _guard(app: Any) -> None:
     if _prepare not in before:
         before.insert(0, _prepare)
         app.after_request_funcs.setdefault(None, []).insert(0, _leave_session)  # the first is called last
+        _match_also(app, websocket=False)
+        _share_names(app)
 
 
 def _prepare() -> Response | None:
@@ -226,37 +249,72 @@ def _changed(options: Options, changes: Changes) -> Options:
 
 
 class _Adapter(MapAdapter):
-    """Matches a WebSocket request as plain HTTP where no rule of websocket=True is for it.
+    """Matches a request to a rule of the other kind, HTTP or WebSocket, where none of its own kind is for it.
 
     Werkzeug would answer 400, or for a rule of another method 405.
     """
 
-    def match(self, *args: Any, **kwargs: Any) -> Any:
+    def match(self, *args: Any, websocket: bool | None = None, **kwargs: Any) -> Any:
+        match: Any = super().match
+        kind = self.websocket if websocket is None else websocket
         try:
-            return super().match(*args, **kwargs)
+            return match(*args, websocket=kind, **kwargs)
         except RequestRedirect:
             raise
         except HTTPException:
-            self.websocket = False
-            return super().match(*args, **kwargs)
+            return match(*args, websocket=not kind, **kwargs)
 
 
-def _open_plain_routes(app: Flask) -> None:
-    """Have app route a WebSocket request to plain routes too."""
+def _match_also(app: Flask, *, websocket: bool) -> None:
+    """Have app match requests of one kind, WebSocket or HTTP, to rules of the other too."""
     create = app.create_url_adapter
 
     def create_url_adapter(request: Request | None) -> MapAdapter | None:
         adapter = create(request)
-        if adapter is not None and adapter.websocket:
+        if adapter is not None and adapter.websocket == websocket:
             adapter.__class__ = _Adapter
         return adapter
 
     app.create_url_adapter = create_url_adapter  # type: ignore[method-assign]
 
 
+def _is_runner(view: object) -> bool:
+    return hasattr(view, "websocket_options")
+
+
+def _share_names(app: Any) -> None:
+    """Have app bear a page and a WebSocket view of one endpoint, in either order: the latter's gets a suffix."""
+    add = app.add_url_rule
+
+    def add_url_rule(rule: str, endpoint: str | None = None, view_func: Any = None, *args: Any, **options: Any) -> None:
+        if view_func is not None:
+            name = endpoint or view_func.__name__
+            holder = app.view_functions.get(name, view_func)
+            if _is_runner(view_func) and not _is_runner(holder):
+                endpoint = name + SHARED
+            elif _is_runner(holder) and not _is_runner(view_func):
+                _rename(app, name, name + SHARED)
+            if "origins" in dict(getattr(view_func, "websocket_options", ())):
+                app.extensions[ROUTES_JUDGE_ORIGINS] = True
+        add(rule, endpoint, view_func, *args, **options)
+
+    app.add_url_rule = add_url_rule
+
+
+def _rename(app: Any, old: str, new: str) -> None:
+    """Give the rules and the view of an endpoint another one."""
+    app.view_functions[new] = app.view_functions.pop(old)
+    rules = app.url_map._rules_by_endpoint  # Werkzeug has no other way to
+    rules[new] = rules.pop(old)
+    for rule in rules[new]:
+        rule.endpoint = new
+
+
 def _wrap(view: Callable[..., Any], changes: Changes, before_wait: Callable[[], object] | None) -> Callable[..., Any]:
     @functools.wraps(view)
     def run(**parameters: Any) -> Any:
+        if not handshake.wants_websocket(request.environ):
+            return _needs_upgrade()
         ws = _websocket()
         ws.before_wait = before_wait
         ws.accept_soon()
@@ -291,7 +349,7 @@ def _websocket() -> WebSocket:
     return ws
 
 
-def _needs_upgrade(**parameters: Any) -> Response:
+def _needs_upgrade() -> Response:
     """Tell a plain HTTP client what this URL is for. Source: RFC 9110 §15.5.22."""
     text = f"{request.path} is a WebSocket endpoint: connect with new WebSocket(...) or another client.\n"
     return Response(text, 426, {"Upgrade": "websocket", "Connection": "Upgrade"}, content_type="text/plain")

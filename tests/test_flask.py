@@ -1,16 +1,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
-from flask import Blueprint, Flask, url_for
+from flask import Blueprint, Flask, request, url_for
 from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, InvalidStatus
 
 from geventws import WebSocket
 from geventws.flask import Sockets
-from geventws.testing import connect
+from geventws.testing import Refused, connect
 
 from .servers import DEADLINE, FRONT_ENDS, Server, serve
 
@@ -40,22 +40,142 @@ def test_each_app_of_a_factory_gets_the_routes_before_and_after() -> None:
 
 
 def test_rules_are_declared_as_flask_sockets_has_it() -> None:
-    app, blueprint = Flask("app"), Blueprint("chat", "chat", url_prefix="/chat")
-    blueprint.add_url_rule("/rooms", None, view)  # type: ignore[arg-type]
+    app = Flask("app")
     sockets = Sockets(app)
     sockets.add_url_rule("/plain", None, view)
     sockets.add_url_rule("/named", "a name", view, max_message_size=10)
-    sockets.register_blueprint(blueprint)
-    sockets.register_blueprint(Blueprint("empty", "empty"))
-    assert rules(app) == ["/chat/rooms", "/named", "/plain"]
-    with connect(app, "/chat/rooms"):
-        pass
-    with app.test_request_context():
-        assert url_for("chat.view") == "ws://localhost/chat/rooms"
+    sockets.add_url_rule("/posted", "posted", view, methods=["GET", "POST"])
+    assert rules(app) == ["/named", "/plain", "/posted"]
+    assert app.test_client().post("/posted").status_code == 405
     with pytest.raises(TypeError, match="needs its view"):
         sockets.add_url_rule("/")
+    with pytest.raises(TypeError, match="give its route endpoint="):
+        sockets.add_url_rule("/", None, functools.partial(view))
+
+
+def page(**parameters: str) -> str:
+    return "the page"
+
+
+def tell_endpoint(ws: WebSocket, **parameters: str) -> None:
+    ws.send(str(request.endpoint))
+
+
+@pytest.fixture(params=["page first", "socket first"])
+def in_order(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """A function that calls the one for the page and the one for the socket, in either order."""
+
+    def call(*both: Callable[[], object]) -> None:
+        for function in both if request.param == "page first" else reversed(both):
+            function()
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "options"),
+    [
+        ("/x", "/x", {}),
+        ("/x/", "/x/", {}),
+        ("/x/", "/x", {"strict_slashes": False}),
+        ("/rooms/<name>", "/rooms/lobby", {}),
+        ("/x", "http://chat.example.org/x", {"subdomain": "chat"}),
+    ],
+)
+def test_one_url_is_a_page_and_a_websocket(
+    in_order: Callable[..., None], rule: str, path: str, options: dict[str, Any]
+) -> None:
+    app = Flask("app", subdomain_matching=True)
+    app.config["SERVER_NAME"] = "example.org"
+    sockets = Sockets(app)
+    in_order(
+        lambda: app.route(rule, methods=["GET", "POST"], **options)(page),
+        lambda: sockets.route(rule, **options)(tell_endpoint),
+    )
+    client = app.test_client()
+    assert client.get(path).text == client.post(path).text == "the page"
+    with connect(app, path) as ws:
+        assert ws.receive() == "tell_endpoint"
+
+
+def test_a_page_and_a_websocket_of_one_name_are_both_found_by_it(in_order: Callable[..., None]) -> None:
+    app, blueprint = Flask("app"), Blueprint("chat", "chat", url_prefix="/chat")
+    for part in (app, blueprint):
+        sockets = Sockets(part)
+        declare_page = functools.partial(part.add_url_rule, "/page", "view", page)
+        in_order(declare_page, functools.partial(sockets.add_url_rule, "/socket", "view", tell_endpoint))
+    app.register_blueprint(blueprint)
+    for prefix, name in {"": "view", "/chat": "chat.view"}.items():
+        with app.test_request_context():
+            assert url_for(name) == f"{prefix}/page"
+            assert url_for(f"{name}:websocket") == f"ws://localhost{prefix}/socket"
+        assert app.test_client().get(f"{prefix}/page").text == "the page"
+        assert app.test_client().get(f"{prefix}/socket").status_code == 426
+        with connect(app, f"{prefix}/socket") as ws:
+            assert ws.receive() == f"{name}:websocket"
+
+
+def test_a_page_for_any_url_and_a_websocket_below_it_are_both_found(in_order: Callable[..., None]) -> None:
+    app = Flask("app")
+    sockets = Sockets(app)
+    in_order(lambda: app.route("/<path:anything>")(page), lambda: sockets.route("/x")(tell_endpoint))
+    assert app.test_client().get("/x").text == "the page"
+    with connect(app, "/x") as ws:
+        assert ws.receive() == "tell_endpoint"
+
+
+def test_where_only_a_websocket_is_http_is_answered_as_ever() -> None:
+    app = Flask("app")
+    Sockets(app).route("/x/")(view)
+    client = app.test_client()
+    assert [client.open("/x/", method=method).status_code for method in ("GET", "HEAD", "POST")] == [426, 426, 405]
+    assert set(client.options("/x/").headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
+    assert client.get("/x").headers["Location"] == "http://localhost/x/"
+    assert client.get("/absent").status_code == 404
+
+
+def test_two_pages_or_two_websockets_of_one_name_are_refused_by_flask() -> None:
+    app = Flask("app")
+    sockets = Sockets(app)
+    sockets.route("/x", endpoint="view")(view)
+    app.add_url_rule("/y", "view", page)
+    with pytest.raises(AssertionError, match="overwriting an existing endpoint"):
+        sockets.route("/z", endpoint="view")(tell_endpoint)
+    with pytest.raises(AssertionError, match="overwriting an existing endpoint"):
+        app.add_url_rule("/z", "view", lambda: "another")
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize("prefix", ["", "/", "/chat", "/chat/"])
+def test_a_blueprint_registered_with_sockets_has_only_websockets(prefix: str, is_late: bool) -> None:
+    app = Flask("app")
+    blueprint: Any = Blueprint("chat", __name__, static_folder="legacy")
+    nested: Any = Blueprint("in", "in")
+    blueprint.add_url_rule("/x", None, tell_endpoint, methods=["GET", "POST"])
+    nested.add_url_rule("/<name>", "named", tell_endpoint, max_message_size=20)
+    blueprint.register_blueprint(nested, url_prefix="/nested")
+    blueprint.before_request(lambda: ("banned", 403) if "banned" in request.path else None)
+    sockets = Sockets() if is_late else Sockets(app)
+    sockets.register_blueprint(blueprint, **({"url_prefix": prefix} if prefix else {}))
+    if is_late:
+        sockets.init_app(app)
+    prefix = prefix.rstrip("/")
+    assert rules(app) == [f"{prefix}/nested/<name>", f"{prefix}/x"]
+    with connect(app, f"{prefix}/x") as ws:
+        assert ws.receive() == "chat.tell_endpoint"
+    with connect(app, f"{prefix}/nested/lobby") as ws:
+        assert ws.receive() == "chat.in.named"
+    with pytest.raises(Refused, match="403"):
+        connect(app, f"{prefix}/nested/banned")
+    with app.test_request_context():
+        assert url_for("chat.tell_endpoint") == f"ws://localhost{prefix}/x"
+        with app.test_client().get(url_for("chat.static", filename="__init__.py")) as response:
+            assert response.status_code == 200
+
+
+def test_what_is_no_blueprint_is_refused_where_it_is_registered() -> None:
     with pytest.raises(TypeError, match="needs a Blueprint"):
-        sockets.register_blueprint(app)  # type: ignore[arg-type]
+        Sockets(Flask("app")).register_blueprint(Flask("other"))  # type: ignore[arg-type]
 
 
 def test_one_view_takes_several_routes() -> None:
@@ -82,6 +202,7 @@ def test_a_view_that_cannot_be_served_is_refused_at_its_declaration() -> None:
     for view in (generator, functools.wraps(generator)(lambda ws: generator(ws))):
         with pytest.raises(TypeError, match="generator has a yield"):
             Sockets().route("/")(view)
+
     with pytest.raises(TypeError, match="has a yield"):
         Sockets().route("/", endpoint="named")(functools.partial(generator))
 
