@@ -160,6 +160,10 @@ class _SetupState(BlueprintSetupState):
 def _check_view(view: Callable[..., Any]) -> None:
     """Raise TypeError for a view that would not run when it is called."""
     function = inspect.unwrap(view)
+    while isinstance(function, functools.partial):
+        function = inspect.unwrap(function.func)
+    if not inspect.isroutine(function):
+        function = type(function).__call__  # of an object, which its class makes callable
     name = getattr(view, "__name__", repr(view))
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"{name} is async: a view that talks WebSocket is a plain def, and may wait")

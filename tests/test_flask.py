@@ -203,8 +203,13 @@ def test_a_view_that_cannot_be_served_is_refused_at_its_declaration() -> None:
         with pytest.raises(TypeError, match="generator has a yield"):
             Sockets().route("/")(view)
 
-    with pytest.raises(TypeError, match="has a yield"):
-        Sockets().route("/", endpoint="named")(functools.partial(generator))
+    class Callable:
+        def __call__(self, ws: WebSocket) -> Iterator[str]:
+            yield "hello"
+
+    for view in (functools.partial(generator), Callable(), Callable().__call__, functools.partial(Callable())):
+        with pytest.raises(TypeError, match="has a yield"):
+            Sockets().route("/", endpoint="named")(view)
 
 
 def test_a_route_without_its_url_is_refused_at_its_declaration() -> None:
