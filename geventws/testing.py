@@ -45,6 +45,9 @@ EXCERPT = 200  # characters of a refusal that its exception shows
 _SECURE = {"ws": False, "wss": True, "http": False, "https": True}
 _header_value = re.compile(r"[\t -~\x80-\xff]*")
 _ports = itertools.cycle(range(49152, 65536))  # RFC 6335 §6: those that clients get
+_FRAMEWORK = {"flask.testing", "werkzeug.test"}  # modules of the test clients that others are made of
+_OURS = "geventws.testing"  # marks the request, in an environ, that a client makes for connect()
+_of_http = re.compile(r"wsgi\.(?!url_scheme)|werkzeug\.|CONTENT_|REQUEST_METHOD|SERVER_PROTOCOL")  # not of a handshake
 _live: dict[WebSocket, gevent.Greenlet] = {}  # of all clients, as one server process counts them
 
 
@@ -98,6 +101,11 @@ def connect(
     if deflate:
         asked.append(("Sec-WebSocket-Extensions", f"{NAME}; client_max_window_bits"))  # as browsers do
     request = {**_request(path, getattr(application, "config", None)), **getattr(client, "environ_base", {})}
+    if client is not None and client.open.__module__ not in _FRAMEWORK:
+        _variables(asked)  # checked, before the client makes what it likes of them
+        opened = _opened(client, path, asked)
+        asked = [("Cookie", opened.pop("HTTP_COOKIE"))] if "HTTP_COOKIE" in opened else []
+        request |= opened
     _exchange_cookies(client, request, [])
     if "HTTP_COOKIE" in request:
         asked.append(("Cookie", request["HTTP_COOKIE"]))
@@ -500,6 +508,32 @@ def _exchange_cookies(client: Any, request: dict[str, Any], headers: list[tuple[
     twin = copy(client)  # with the same cookies
     twin.application = answer
     twin.run_wsgi_app(request)
+
+
+def _opened(client: Any, path: str, headers: list[tuple[str, str]]) -> dict[str, Any]:
+    """Return what the environ of a request holds that a test client makes by an open() of its own.
+
+    Its requests to the app besides are made. Raises TypeError if this one is not among them.
+    """
+    made: dict[str, Any] = {}
+    headers_class = sys.modules["werkzeug.datastructures"].Headers
+    run_wsgi_app = client.run_wsgi_app
+
+    def take(environ: dict[str, Any], buffered: bool = False) -> Any:
+        if environ.pop(_OURS, None) is not made:
+            return run_wsgi_app(environ, buffered=buffered)
+        made.update(environ)
+        return [], "200 OK", headers_class()
+
+    client.run_wsgi_app = take
+    try:
+        url = path.replace("ws", "http", 1) if path.startswith(("ws:", "wss:")) else path
+        client.open(url, method="GET", headers=headers_class(headers), environ_overrides={_OURS: made})
+    finally:
+        del client.run_wsgi_app
+    if not made:
+        raise TypeError(f"{type(client).__name__}.open() does not make the request that it is asked for")
+    return {name: value for name, value in made.items() if not _of_http.match(name)}
 
 
 @contextmanager

@@ -29,6 +29,8 @@ import gevent
 import gevent.event
 import pytest
 from flask import Flask, Response, abort, g, jsonify, redirect, request, session, stream_with_context
+from flask.testing import FlaskClient
+from werkzeug.datastructures import Headers
 from werkzeug.test import Client as WerkzeugClient
 
 from geventws import ConnectionClosed, Options, ProtocolError, WebSocket
@@ -900,6 +902,81 @@ def test_a_clients_environ_counts() -> None:
     client.environ_base["HTTP_AUTHORIZATION"] = "Bearer token"
     with connect(client, "/view") as ws:
         assert ws.receive() == "Bearer token"
+
+
+class Extending(FlaskClient):
+    """Adds a header as Flask's users do who found it on the web."""
+
+    def open(self, *args: Any, **kwargs: Any) -> Any:
+        headers = kwargs.pop("headers", Headers())
+        headers.extend({"Authorization": "Bearer token"})
+        kwargs["headers"] = headers
+        return super().open(*args, **kwargs)
+
+
+class Merging(FlaskClient):
+    def open(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs["headers"] = {**kwargs.get("headers", {}), "Authorization": "Bearer token"}
+        return super().open(*args, **kwargs)
+
+
+class Replacing(FlaskClient):
+    def open(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs["headers"] = {"Authorization": "Bearer token"}
+        return super().open(*args, **kwargs)
+
+
+class LoggingIn(FlaskClient):
+    """Asks for its token by a request of its own."""
+
+    token = ""
+
+    def open(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.token:
+            self.token = super().open("/token", method="POST", json={"name": "ada"}).text
+        kwargs.setdefault("environ_base", {})["HTTP_AUTHORIZATION"] = self.token
+        return super().open(*args, json={}, **kwargs)
+
+
+@pytest.mark.parametrize("client_class", [Extending, Merging, Replacing, LoggingIn])
+def test_what_a_client_of_ones_own_adds_in_open_comes_with_the_handshake(client_class: type[FlaskClient]) -> None:
+    def tell(ws: WebSocket) -> None:
+        ws.send_json([request.headers["Authorization"], sorted(request.cookies), request.full_path])
+
+    app = flask_app(tell)
+    app.post("/token")(lambda: "Bearer token")
+    app.test_client_class = client_class
+    client = app.test_client()
+    client.set_cookie("kept", "1")
+    for _ in range(2):
+        with connect(client, "/view?q=1", cookies={"given": "2"}, subprotocols=["v2"]) as ws:
+            given = set() if client_class is Replacing else {"given"}
+            assert ws.receive_json() == ["Bearer token", sorted({"kept", *given}), "/view?q=1"]
+    assert client.get("/view").status_code == 426
+
+
+def test_where_a_client_of_ones_own_asks_is_where_the_handshake_goes() -> None:
+    class Elsewhere(FlaskClient):
+        def open(self, *args: Any, **kwargs: Any) -> Any:
+            kwargs["base_url"] = "https://app.example"
+            return super().open(f"/v1{args[0]}", **kwargs)
+
+    app = Flask("app", static_folder=None)
+    Sockets(app).route("/v1/café", endpoint="cafe")(lambda ws: ws.send(request.url))
+    app.test_client_class = Elsewhere
+    with connect(app.test_client(), "/café") as ws:
+        assert ws.receive() == "https://app.example/v1/café"
+
+
+def test_a_client_of_ones_own_that_asks_nothing_is_named() -> None:
+    class Silent(FlaskClient):
+        def open(self, *args: Any, **kwargs: Any) -> Any:
+            return super().open("/other")
+
+    app = flask_app(echo)
+    app.test_client_class = Silent
+    with pytest.raises(TypeError, match=r"Silent.open\(\) does not make the request"):
+        connect(app.test_client(), "/view")
 
 
 def test_a_test_client_of_werkzeug_will_do() -> None:
