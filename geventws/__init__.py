@@ -56,6 +56,14 @@ __all__ = [
     "Worker",
 ]
 
+
+def after_patching(event: object) -> None:
+    """Do nothing more than be imported: gevent calls this, an entry point, once it has patched.
+
+    So a worker that was made of gevent-websocket itself, which imports nothing of ours, is refused where compat is on.
+    """
+
+
 # Here, because every way to run an app imports this before the app.
 _wanted = os.environ.get("GEVENTWS_COMPAT", "").strip().lower() or "off"
 if _wanted not in SWITCH:

@@ -298,7 +298,10 @@ ATTRIBUTES = {
 def _install() -> None:
     """Put the modules in place. Raises ImportError where gevent-websocket itself is in use already."""
     if NAME in sys.modules:
-        raise ImportError(f"{NAME} is imported already, and not from here: import geventws.compat before it")
+        raise ImportError(
+            f"{NAME} is imported already, and not from here: import geventws.compat before it; for a worker class "
+            "that is derived from gevent-websocket's, do that in gunicorn.conf.py"
+        )
     if importlib.util.find_spec(NAME):
         log.warning("geventws.compat stands in for the installed gevent-websocket; pip uninstall gevent-websocket")
     for name, contents in MODULES.items():

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from http.client import HTTPConnection
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.request import urlopen
@@ -758,6 +759,36 @@ def test_the_environment_variable_reaches_an_app_of_each_command_but_a_plain_pro
 
 
 def fails(code: str) -> str:
+MY_WORKERS = {
+    "mine.Worker": "from geventwebsocket.gunicorn.workers import GeventWebSocketWorker\n"
+    "class Worker(GeventWebSocketWorker):\n    pass\n",
+    "flask_sockets.worker": "",
+    "geventwebsocket.gunicorn.workers.GeventWebSocketWorker": "",
+}
+
+
+@pytest.mark.parametrize("worker", MY_WORKERS)
+def test_the_variable_refuses_a_worker_of_gevent_websocket_and_names_the_cure(worker: str, tmp_path: Path) -> None:
+    if "geventws" not in entry_points(group="gevent.plugins.monkey.did_patch_all").names:
+        missing("geventws is not installed with its entry points: pip install -e .")
+    (tmp_path / "mine.py").write_text(MY_WORKERS[worker])
+    (tmp_path / "app.py").write_text("app = None\n")  # which nothing of ours imports
+    command = [sys.executable, "-m", "gunicorn", "-k", worker, "--bind", "127.0.0.1:0", "app:app"]
+    env = {**os.environ, **COMPAT, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode == 3, done.stderr
+    assert re.search("ImportError: geventwebsocket is imported already.*gunicorn.conf.py", done.stderr)
+    (tmp_path / "gunicorn.conf.py").write_text("import geventws.compat\n")
+    arguments = ["-k", worker, "--config", str(tmp_path / "gunicorn.conf.py")]
+    app = "tests.legacy.gevent_websocket_app:app"
+    path = {"PYTHONPATH": env["PYTHONPATH"]}
+    with serve(app, tmp_path, front_end="worker", arguments=arguments, env={**COMPAT, **path}) as server:
+        with server.connect("/echo") as ws:
+            ws.send("hello")
+            assert ws.recv(DEADLINE) == "hello"
+        server.wait_for_log(r"/echo close 1000")
+
+
     """Return the last line that a program writes which has compat and then does this."""
     command = [sys.executable, "-c", f"import geventws.compat\n{code}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
