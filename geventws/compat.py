@@ -12,7 +12,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from importlib.machinery import ModuleSpec
 from typing import Any, NoReturn
 from weakref import ref
@@ -21,7 +21,7 @@ from gevent import pywsgi
 
 from .errors import CloseCode, ConnectionClosed, MessageTooBig, ProtocolError, WebSocketError
 from .frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
-from .gateway import StartResponse, gateways
+from .gateway import Application, Gateway, StartResponse, gateways
 from .server import WebSocketHandler, WebSocketServer
 from .websocket import WebSocket
 
@@ -95,8 +95,32 @@ def _client(ws: WebSocket) -> Client:
     return client
 
 
+class _Protocol:
+    """app.protocol of a WebSocketApplication: its hooks, and the way from it to the server."""
+
+    PROTOCOL_NAME = ""
+
+    def __init__(self, app: WebSocketApplication) -> None:
+        self.app = app
+        self.on_open = app.on_open
+        self.on_message = app.on_message
+
+    def on_close(self, reason: object = None) -> None:
+        self.app.on_close(reason)
+
+    @property
+    def handler(self) -> Any:
+        return _Handler(self.app.ws)
+
+    @property
+    def server(self) -> Any:
+        return self.handler.server
+
+
 class WebSocketApplication:
     """Base of apps for Resource, one object for each connection."""
+
+    protocol = cached_property(_Protocol)
 
     def __init__(self, ws: WebSocket) -> None:
         self.ws = ws
@@ -154,6 +178,18 @@ class Resource:
         return []
 
 
+def _ask_app_protocol(self: Gateway, app: Application, ws: WebSocket) -> None:
+    """Have the app's own app_protocol(path), where there is one, name the subprotocol to choose if it is offered."""
+    inner: Any = app
+    for _ in range(10):
+        inner = getattr(inner, "__self__", inner)  # a server may call its method
+        if hasattr(inner, "app_protocol"):
+            if name := inner.app_protocol(ws.environ["PATH_INFO"]):
+                ws._options = ws.options.replace(subprotocols=[name])
+            return
+        inner = getattr(inner, "app", None) or getattr(inner, "wsgi_app", None)  # in middleware
+
+
 def _send_frame(self: WebSocket, message: Any, opcode: int) -> None:
     """Send a message, a ping whose pong nobody awaits, or a Close."""
     if opcode in (TEXT, BINARY):
@@ -194,6 +230,12 @@ def _refuse_hooks(cls: type) -> None:
         raise TypeError(f"geventws never calls {cls.__name__}.{name}: {HOOKS[name]}")
 
 
+def _get_version(version: tuple[Any, ...] | None = None) -> str:
+    major, minor, patch, stage, number = version or VERSION
+    letter = {"alpha": "a", "beta": "b", "rc": "c"}.get(stage)
+    return f"{major}.{minor}" + (f".{patch}" if patch else "") + (f"{letter}{number}" if letter else "")
+
+
 def _create_logger(name: str, debug: bool = False, format: str | None = None) -> logging.Logger:
     return logging.getLogger(name)
 
@@ -221,7 +263,10 @@ class _Finder:
 
 
 def _gone(name: str) -> str:
-    advice = next((GONE[part] for part in name.split(".") if part in GONE), "see docs/migrating.md")
+    parent = name.rpartition(".")[0]
+    modules = [module.rpartition(".")[2] for module in MODULES if module.rpartition(".")[0] == parent]
+    there = f"it has {', '.join(sorted([*MODULES[parent], *modules]))}"
+    advice = next((GONE[part] for part in name.split(".") if part in GONE), there)
     return f"geventws.compat has no {name}: {advice}"
 
 
@@ -232,8 +277,6 @@ GONE = {
     "MSG_ALREADY_CLOSED": _NO_TEXTS,
     "MSG_CLOSED": _NO_TEXTS,
     "MSG_SOCKET_DEAD": _NO_TEXTS,
-    "VERSION": "use geventws.__version__",
-    "get_version": "use geventws.__version__",
     "Header": _NO_FRAMES,
     "Stream": _NO_FRAMES,
     "protocols": "put what a protocol does into the WebSocketApplication; WAMP never ran on Python 3",
@@ -265,18 +308,30 @@ ERRORS = {
     "ProtocolError": ProtocolError,
     "FrameTooLargeException": MessageTooBig,
 }
+VERSION = (0, 10, 1, "final", 0)  # of the gevent-websocket whose names these are
 MODULES: dict[str, dict[str, Any]] = {
     NAME: {
+        "VERSION": VERSION,
+        "get_version": _get_version,
         "Resource": Resource,
         "WebSocketApplication": WebSocketApplication,
         "WebSocketError": WebSocketError,
         "WebSocketServer": Server,
+    },
+    f"{NAME}._compat": {
+        "PY2": False,
+        "PY3": True,
+        "iteritems": lambda mapping: iter(mapping.items()),
+        "range_type": range,
+        "string_types": (str,),
+        "text_type": str,
     },
     f"{NAME}.exceptions": ERRORS,
     f"{NAME}.handler": {"Client": Client, "WebSocketHandler": WebSocketHandler},
     f"{NAME}.logging": {"create_logger": _create_logger},
     f"{NAME}.resource": {"Resource": Resource, "WebSocketApplication": WebSocketApplication},
     f"{NAME}.server": {"WebSocketServer": Server},
+    f"{NAME}.utils": {"get_version": _get_version},
     f"{NAME}.websocket": {"WebSocket": WebSocket, **ERRORS},
     f"{NAME}.gunicorn": {},
     f"{NAME}.gunicorn.workers": {},
@@ -306,7 +361,7 @@ def _install() -> None:
         log.warning("geventws.compat stands in for the installed gevent-websocket; pip uninstall gevent-websocket")
     for name, contents in MODULES.items():
         module = importlib.util.module_from_spec(ModuleSpec(name, None, is_package=True))
-        vars(module).update(contents, __getattr__=partial(_late, name))
+        vars(module).update(contents, __file__=__file__, __getattr__=partial(_late, name))
         sys.modules[name] = module
         parent, _, child = name.rpartition(".")
         if parent:
@@ -314,6 +369,7 @@ def _install() -> None:
     sys.meta_path.append(_Finder)
     # On the classes themselves: whichever server makes a WebSocket, legacy code finds them.
     _on(WebSocket, **ATTRIBUTES)
+    _on(Gateway, before_view=_ask_app_protocol)
     _on(WebSocketHandler, __init_subclass__=classmethod(_refuse_hooks))
     _on(pywsgi.WSGIServer, clients=_Clients())
 

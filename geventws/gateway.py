@@ -113,6 +113,7 @@ class Gateway:
         ws.belongs_to(gevent.getcurrent())
         self._idle.clear()
         try:
+            self.before_view(app, ws)
             return self._run_view(app, environ, ws, upgrade)
         except HandshakeError as exc:  # of accept(), where no route allowed the client's origin
             return _refuse(exc, upgrade.start_response, environ)
@@ -189,6 +190,9 @@ class Gateway:
         if ws.accepted:
             ws.finish(answer.close_code, answer.close_reason)
         return ()
+
+    def before_view(self, app: Application, ws: WebSocket) -> None:
+        """Nothing: where compat asks the app for a subprotocol."""
 
     def explain_mismatch(self, status: str, environ: dict[str, Any]) -> None:
         """Say once why Werkzeug answers 400: its rules are for HTTP or for WebSocket, not for both."""

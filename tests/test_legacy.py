@@ -19,7 +19,7 @@ import pytest
 import socketio
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
-from websockets.typing import Origin
+from websockets.typing import Origin, Subprotocol
 
 from .raw import BINARY, CLOSE, PING, PONG, TEXT, Raw, close_frame, frame, request
 from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, missing, serve, wait_for
@@ -457,6 +457,13 @@ def test_resource_finds_apps_by_path_and_kind(compat: Server) -> None:
         compat.connect("/where")
 
 
+def test_an_application_has_its_protocol(compat: Server) -> None:
+    with compat.connect("/by-protocol") as ws:
+        ws.send("hello")
+        assert ws.recv(DEADLINE) == "hello"
+    compat.wait_for_log("protocol closed: over")
+
+
 def test_frames_may_be_sent_by_opcode(compat: Server) -> None:
     def talk() -> None:
         with Raw(compat, request("/pings")) as raw:
@@ -516,6 +523,42 @@ def test_a_websocket_has_the_attributes_of_old(idioms: Server) -> None:
         found = json.loads(ws.recv(DEADLINE))
     expected = {"origin": "http://localhost", "protocol": None, "version": "13", "path": "/attributes"}
     assert found == {**expected, "closed": False}
+
+
+@pytest.mark.parametrize(
+    ("path", "offered", "chosen"),
+    [
+        ("/attributes", ["other", "graphql-ws"], "graphql-ws"),
+        ("/attributes", ["other"], None),
+        ("/attributes", [], None),
+        ("/loop", ["graphql-ws"], None),
+    ],
+)
+def test_the_apps_app_protocol_names_the_subprotocol(
+    idioms: Server, path: str, offered: list[str], chosen: str | None
+) -> None:
+    with idioms.connect(path, subprotocols=[Subprotocol(name) for name in offered]) as ws:
+        assert ws.subprotocol == chosen
+
+
+def test_app_protocol_is_found_in_middleware_and_by_the_test_client() -> None:
+    assert not tells(
+        """
+from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
+from geventws.flask import Sockets
+from geventws.testing import connect
+app = Flask(__name__)
+app.app_protocol = lambda path: "graphql-ws" if path == "/socket" else None
+sockets = Sockets(app)
+sockets.route("/socket", endpoint="socket")(lambda ws: ws.accept())
+sockets.route("/own", endpoint="own", subprotocols=["own"])(lambda ws: ws.accept())
+for served in (app, ProxyFix(app), app.test_client()):
+    for path, chosen in {"/socket": "graphql-ws", "/own": "own"}.items():
+        with connect(served, path, subprotocols=["own", "graphql-ws"]) as ws:
+            assert ws.subprotocol == chosen, (served, path, ws.subprotocol)
+"""
+    )
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
@@ -716,6 +759,36 @@ def test_the_worker_of_gevent_websocket_is_ours_where_gunicorns_configuration_im
         server.wait_for_log(r"/echo close 1000")
 
 
+MY_WORKERS = {
+    "mine.Worker": "from geventwebsocket.gunicorn.workers import GeventWebSocketWorker\n"
+    "class Worker(GeventWebSocketWorker):\n    pass\n",
+    "flask_sockets.worker": "",
+    "geventwebsocket.gunicorn.workers.GeventWebSocketWorker": "",
+}
+
+
+@pytest.mark.parametrize("worker", MY_WORKERS)
+def test_the_variable_refuses_a_worker_of_gevent_websocket_and_names_the_cure(worker: str, tmp_path: Path) -> None:
+    if "geventws" not in entry_points(group="gevent.plugins.monkey.did_patch_all").names:
+        missing("geventws is not installed with its entry points: pip install -e .")
+    (tmp_path / "mine.py").write_text(MY_WORKERS[worker])
+    (tmp_path / "app.py").write_text("app = None\n")  # which nothing of ours imports
+    command = [sys.executable, "-m", "gunicorn", "-k", worker, "--bind", "127.0.0.1:0", "app:app"]
+    env = {**os.environ, **COMPAT, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode == 3, done.stderr
+    assert re.search("ImportError: geventwebsocket is imported already.*gunicorn.conf.py", done.stderr)
+    (tmp_path / "gunicorn.conf.py").write_text("import geventws.compat\n")
+    arguments = ["-k", worker, "--config", str(tmp_path / "gunicorn.conf.py")]
+    app = "tests.legacy.gevent_websocket_app:app"
+    path = {"PYTHONPATH": env["PYTHONPATH"]}
+    with serve(app, tmp_path, front_end="worker", arguments=arguments, env={**COMPAT, **path}) as server:
+        with server.connect("/echo") as ws:
+            ws.send("hello")
+            assert ws.recv(DEADLINE) == "hello"
+        server.wait_for_log(r"/echo close 1000")
+
+
 def test_compat_comes_too_late_where_gevent_websocket_is_in_use() -> None:
     code = "import geventwebsocket, geventws.compat"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
@@ -758,40 +831,22 @@ def test_the_environment_variable_reaches_an_app_of_each_command_but_a_plain_pro
     assert found == f"<class '{owner}.WebSocketError'>"
 
 
-def fails(code: str) -> str:
-MY_WORKERS = {
-    "mine.Worker": "from geventwebsocket.gunicorn.workers import GeventWebSocketWorker\n"
-    "class Worker(GeventWebSocketWorker):\n    pass\n",
-    "flask_sockets.worker": "",
-    "geventwebsocket.gunicorn.workers.GeventWebSocketWorker": "",
-}
-
-
-@pytest.mark.parametrize("worker", MY_WORKERS)
-def test_the_variable_refuses_a_worker_of_gevent_websocket_and_names_the_cure(worker: str, tmp_path: Path) -> None:
-    if "geventws" not in entry_points(group="gevent.plugins.monkey.did_patch_all").names:
-        missing("geventws is not installed with its entry points: pip install -e .")
-    (tmp_path / "mine.py").write_text(MY_WORKERS[worker])
-    (tmp_path / "app.py").write_text("app = None\n")  # which nothing of ours imports
-    command = [sys.executable, "-m", "gunicorn", "-k", worker, "--bind", "127.0.0.1:0", "app:app"]
-    env = {**os.environ, **COMPAT, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=DEADLINE)
-    assert done.returncode == 3, done.stderr
-    assert re.search("ImportError: geventwebsocket is imported already.*gunicorn.conf.py", done.stderr)
-    (tmp_path / "gunicorn.conf.py").write_text("import geventws.compat\n")
-    arguments = ["-k", worker, "--config", str(tmp_path / "gunicorn.conf.py")]
-    app = "tests.legacy.gevent_websocket_app:app"
-    path = {"PYTHONPATH": env["PYTHONPATH"]}
-    with serve(app, tmp_path, front_end="worker", arguments=arguments, env={**COMPAT, **path}) as server:
-        with server.connect("/echo") as ws:
-            ws.send("hello")
-            assert ws.recv(DEADLINE) == "hello"
-        server.wait_for_log(r"/echo close 1000")
-
-
-    """Return the last line that a program writes which has compat and then does this."""
+def with_compat(code: str) -> subprocess.CompletedProcess[str]:
+    """Run a program which has compat and then does this."""
     command = [sys.executable, "-c", f"import geventws.compat\n{code}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
+
+
+def tells(code: str) -> str:
+    """Return what it writes to stdout."""
+    done = with_compat(code)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def fails(code: str) -> str:
+    """Return the last line that it fails with."""
+    done = with_compat(code)
     assert done.returncode == 1, done.stderr
     return done.stderr.splitlines()[-1]
 
@@ -804,12 +859,28 @@ def test_the_variable_refuses_a_worker_of_gevent_websocket_and_names_the_cure(wo
         "from geventwebsocket import protocols": "ImportError: .*no geventwebsocket.protocols: .*WebSocketApplication",
         "from geventwebsocket.websocket import MSG_SOCKET_DEAD": "ImportError: .*catch WebSocketError",
         "from geventwebsocket.websocket import Header": r"ImportError: .*use ws\.receive\(\)",
-        "from geventwebsocket import get_version": "ImportError: .*geventws.__version__",
-        "import geventwebsocket.nothing": "ModuleNotFoundError: .*no geventwebsocket.nothing: see docs/migrating.md",
+        "import geventwebsocket.nothing": "ModuleNotFoundError: .*no geventwebsocket.nothing: it has .* handler, .*$",
+        "from geventwebsocket.handler import Nothing": "ImportError: .*no .*Nothing: it has Client, WebSocketHandler$",
     }.items(),
 )
 def test_an_import_of_what_is_gone_says_what_to_write_instead(code: str, error: str) -> None:
     assert re.match(error, fails(code))
+
+
+def test_names_that_libraries_look_for_are_those_of_its_last_release() -> None:
+    """Each module, and what it holds that can be compared, told by ours and by the real one."""
+    code = """
+import importlib, os, sys
+import geventwebsocket
+print(geventwebsocket.VERSION, geventwebsocket.get_version(), geventwebsocket.get_version((1, 2, 0, "beta", 3)))
+from geventwebsocket._compat import PY2, PY3, iteritems, range_type, string_types, text_type
+print(PY2, PY3, list(iteritems({"a": 1})), range_type, string_types, text_type)
+from geventwebsocket.utils import get_version
+for name in ("", ".exceptions", ".handler", ".resource", ".server", ".websocket", ".gunicorn.workers", "._compat"):
+    print(name, os.path.isfile(importlib.import_module("geventwebsocket" + name).__file__))
+"""
+    real = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE, check=True)
+    assert tells(code) == real.stdout
 
 
 def test_names_that_tools_look_for_are_missing_as_ever() -> None:

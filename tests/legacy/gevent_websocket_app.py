@@ -42,7 +42,23 @@ class Chat(WebSocketApplication):  # type: ignore[misc]
 
 
 class Echo(WebSocketApplication):  # type: ignore[misc]
-    pass
+    def on_message(self, message: str) -> None:
+        assert self.protocol.app is self and self.protocol.handler.websocket is self.ws
+        assert self.protocol.server.clients.keys() == self.ws.handler.server.clients.keys()
+        self.ws.send(message)
+
+
+class ByProtocol(WebSocketApplication):  # type: ignore[misc]
+    """Has a loop of its own, as that of gevent-websocket was."""
+
+    def handle(self) -> None:
+        self.protocol.on_open()
+        while (message := self.ws.receive()) is not None:
+            self.protocol.on_message(message)
+        self.protocol.on_close("over")
+
+    def on_close(self, reason: object) -> None:
+        print(f"protocol closed: {reason}", flush=True)
 
 
 def views(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -85,4 +101,6 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
     return resource(environ, start_response)  # type: ignore[no-any-return]
 
 
-resource = Resource(OrderedDict([("^/chat", Chat), ("^/echo", Echo), ("^/where|^/$", views)]))
+resource = Resource(
+    OrderedDict([("^/chat", Chat), ("^/echo", Echo), ("^/by-protocol", ByProtocol), ("^/where|^/$", views)])
+)

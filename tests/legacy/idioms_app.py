@@ -98,3 +98,6 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
         return [b"page"]
     VIEWS[environ["PATH_INFO"]](environ["wsgi.websocket"])
     return []
+
+
+app.app_protocol = {"/attributes": "graphql-ws"}.get  # type: ignore[attr-defined]  # which the handler asked
