@@ -29,7 +29,7 @@ try:
     from werkzeug.exceptions import HTTPException
     from werkzeug.routing import MapAdapter, RequestRedirect, Rule
 except ImportError as exc:
-    raise MissingPackage(f"geventws.flask needs Flask ({exc}): pip install flask") from exc
+    raise MissingPackage(f"geventws.flask needs Flask, from 2.2 on ({exc}): pip install flask") from exc
 
 View = TypeVar("View", bound=Callable[..., Any])
 Changes = tuple[tuple[str, Any], ...]  # of options, by name

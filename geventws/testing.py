@@ -540,7 +540,7 @@ def _opened(client: Any, path: str, headers: list[tuple[str, str]]) -> dict[str,
 def _flask_errors(note: Callable[[BaseException], None]) -> Iterator[None]:
     """Note what a Flask view in this greenlet raises, though Flask may log it and answer 500 itself."""
     flask = sys.modules.get("flask")
-    if flask is None:
+    if flask is None or not hasattr(flask.got_request_exception, "receivers"):  # until 2.3 Flask may have no signals
         yield
         return
     view = gevent.getcurrent()

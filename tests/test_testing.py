@@ -986,6 +986,20 @@ def test_a_test_client_of_werkzeug_will_do() -> None:
         assert ws.receive() == "a=1"
 
 
+def test_a_flask_without_signals_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    class FakeSignal:
+        """Flask's stand-in until 2.3, where blinker is not installed."""
+
+        def connected_to(self, *args: Any, **kwargs: Any) -> None:
+            raise RuntimeError("Signalling support is unavailable because the blinker library is not installed.")
+
+    app = flask_app(echo)
+    monkeypatch.setattr("flask.got_request_exception", FakeSignal())
+    with connect(app, "/view") as ws:
+        ws.send("hello")
+        assert ws.receive() == "hello"
+
+
 # What the view shares with the test
 
 
