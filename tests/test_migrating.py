@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import shlex
@@ -179,6 +180,17 @@ def test_settings_make_the_old_command_serve(example: Example, tmp_path: Path) -
     port = free_port()
     with served(tmp_path, old.strip(), port):
         answers(example, port)
+
+
+def test_the_lowest_versions_of_the_page_are_those_that_pip_asks_for() -> None:
+    named = dict(re.findall(r"^\| (?:`([\w-]+)(?:\[.*?\])?`.*?|Python itself) \| ([\d.]+) \|$", PAGE, re.MULTILINE)[:4])
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    required = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+    lowest = dict(re.findall(r"^([\w-]+)(?:\[.*?\])?>=([\d.]+)$", "\n".join(required), re.MULTILINE))
+    lowest[""] = config["options"]["python_requires"].removeprefix(">=")
+    assert named.keys() == {"gevent", "gunicorn", "flask", ""}
+    assert named == {name: lowest[name] for name in named}
 
 
 def test_links_within_the_page_lead_somewhere() -> None:
