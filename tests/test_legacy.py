@@ -316,6 +316,20 @@ def test_outbox_that_only_asks_whether_its_socket_is_closed_gets_all_that_others
     wait_for(lambda: server.log.count("outbox ended") == 2, "end of both outboxes")
 
 
+def test_pages_and_websockets_are_found_as_dagit_and_flexx_declare_them(app: App) -> None:
+    server = app("dagit_app", COMPAT)
+    assert get(server, "/graphql") == (200, "the page of graphql")
+    assert get(server, "/any/other") == (200, "the index")
+    assert get(server, "/flexx/ws/app") == (200, "flexx ws/app")
+    with server.connect("/graphql", subprotocols=[Subprotocol("graphql-ws")]) as ws:
+        assert ws.subprotocol == "graphql-ws"
+        ws.send("hello")
+        assert ws.recv(DEADLINE) == "hello"
+    with server.connect("/flexx/ws/app") as ws:
+        ws.send("hello")
+        assert ws.recv(DEADLINE) == "app: hello"
+
+
 def test_uncured_flask_sockets_serves_pages_and_no_websocket(app: App) -> None:
     server = app("flask_sockets_uncured_app")
     assert get(server, "/") == (200, "page")
