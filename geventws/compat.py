@@ -23,6 +23,7 @@ from .errors import CloseCode, ConnectionClosed, MessageTooBig, ProtocolError, W
 from .frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 from .gateway import Application, Gateway, StartResponse, gateways
 from .server import WebSocketHandler, WebSocketServer
+from .threads import here
 from .websocket import WebSocket
 
 log = logging.getLogger("geventws")
@@ -59,7 +60,7 @@ class _Clients:
 
     def __get__(self, server: object, owner: type) -> dict[Any, Client]:
         # Where the view may still refuse a WebSocket, nobody may use it.
-        open_ones = [ws for gateway in gateways for ws in gateway.live if ws.accepted and not ws.closed]
+        open_ones = [ws for gateway in gateways for ws in list(gateway.live) if ws.accepted and not ws.closed]
         return {_address(ws): _client(ws) for ws in open_ones}
 
 
@@ -203,6 +204,9 @@ def _send_frame(self: WebSocket, message: Any, opcode: int) -> None:
 
 
 def _send_ping(ws: WebSocket, payload: bytes) -> None:
+    if here.hub is not ws._hub:
+        ws._call(_send_ping, payload)
+        return
     if ws.closed:
         raise ws._closed_error()
     ws._open_transport().write(ws._connection.encode_ping(payload))

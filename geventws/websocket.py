@@ -13,10 +13,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from sys import getsizeof
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import gevent
-from gevent import get_hub, getcurrent
+from gevent import getcurrent
 from gevent.hub import Waiter
 
 from . import handshake, loglines, permessage_deflate
@@ -25,11 +25,14 @@ from .deadlines import Deadline
 from .errors import CloseCode, ConnectionClosed, HandshakeError, WebSocketError
 from .keepalive import Keepalive
 from .options import Options
+from .threads import HubEnded, call, here, home
 from .transport import NO_MEMORY, Transport
 from .turns import TURN as TURN_TIME
 from .turns import Turns, pause, streak_of_hub, turns
 
 log = logging.getLogger("geventws")
+
+T = TypeVar("T")
 
 # How long a Close or a broken rule waits for the view to answer messages that came in just before it.
 FAREWELL = 1.0  # seconds
@@ -53,7 +56,8 @@ _warned: set[str] = set()
 class WebSocket:
     """A WebSocket as the view sees it, in environ["wsgi.websocket"].
 
-    Any greenlet of the hub's thread may call any method at any time, but only one may wait in receive().
+    Any greenlet or thread may call any method at any time, but only one may wait in receive(). What another thread than
+    the hub's calls is done on the hub's, and the caller waits for it; it raises RuntimeError where the hub has ended.
     Nothing is sent before the first use: until then the view may still answer with plain HTTP. Any
     attribute may be set on it.
     """
@@ -121,7 +125,7 @@ class WebSocket:
         self.messages_sent = 0
         self._opening: Any = (sock, take_leftover, on_accept, request, refusal)  # until the handshake is complete
         self._options = options
-        self._hub = get_hub()
+        self._hub = home()
         self._view: Any = None  # who is to be told of the end, where there is one that does not know yet
         self._connection = Connection(max_message_size=options.max_message_size)
         self._transport: Transport | None = None
@@ -155,6 +159,9 @@ class WebSocket:
         Any first use does the same without choices. Raises WebSocketError when it is too late, ValueError
         for a header that may not be sent, TypeError for an option that does not exist.
         """
+        if here.hub is not self._hub:
+            self._call(WebSocket.accept, subprotocols, headers, **options)
+            return
         if "origins" in options:
             raise TypeError("origins are judged before the view runs: they are options of a route or the server")
         if self._transport is not None:
@@ -245,6 +252,8 @@ class WebSocket:
         None tells once that the connection has ended; after that ConnectionClosed is raised. Raises
         TimeoutError when the time runs out, and the connection stays usable.
         """
+        if here.hub is not self._hub:
+            return self._call(WebSocket.receive, timeout)
         transport = self._transport or self._open_transport()
         if self._reader is not None:
             raise _two_readers()
@@ -267,7 +276,7 @@ class WebSocket:
 
     def __iter__(self) -> Iterator[str | bytes]:
         """Give each message until the connection ends."""
-        queue, streak = self._queue, self._streak
+        queue, streak = self._queue if here.hub is self._hub else [], self._streak
         while not self._end_told:
             # All but the last that waits is taken here: a call of receive() costs as much as the rest of the way.
             if len(queue) > 1 and self._reader is None and monotonic() < self._turn_ends:
@@ -310,6 +319,9 @@ class WebSocket:
         Raises ConnectionClosed when the connection has ended. Until the view knows of the end, by receive(), what
         another greenlet sends is dropped instead, for 10 seconds at most, and one message of the view's own.
         """
+        if here.hub is not self._hub:
+            self._call(WebSocket.send, message, binary)
+            return
         transport = self._transport or self._open_transport()
         connection = self._connection
         if transport.congested:  # a view that gives up waiting each time must not fill the memory either
@@ -365,6 +377,8 @@ class WebSocket:
 
         Raises TimeoutError when the time runs out, ConnectionClosed when the connection has ended.
         """
+        if here.hub is not self._hub:
+            return self._call(WebSocket.ping, timeout)
         transport = self._open_transport()
         if self._connection.state is not OPEN:
             raise self._closed_error()
@@ -392,6 +406,9 @@ class WebSocket:
         A greenlet blocked in receive() gets None. Raises ValueError for a code that may not be sent. A
         reason longer than 123 bytes of UTF-8 is cut.
         """
+        if here.hub is not self._hub:
+            self._call(WebSocket.close, code, reason)
+            return
         transport = self._open_transport()
         was_closing = self._connection.state in (LOCAL_CLOSING, CLOSED) and not self._connection.has_failed
         if transport.broken or was_closing:
@@ -407,6 +424,15 @@ class WebSocket:
         else:
             self._go_on_reading()
         self._wake_all()
+
+    def _call(self, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Have a method run on the hub's thread, the only one that may touch socket, queue and loop."""
+        try:
+            return call(self._hub, method, self, *args, **kwargs)
+        except HubEnded:
+            if self.has_ended:  # before its hub, as where a server stops
+                raise self._closed_error() from None
+            raise
 
     # What is known of it
 

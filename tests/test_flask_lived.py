@@ -750,6 +750,9 @@ with connect(app, "/upload", subprotocols=["v2"]) as ws:
 with connect(app, "/widget", origin="https://partner.example") as ws:
     ws.send("?")
     assert ws.receive() == "42"
+with connect(app, "/count") as ws:
+    ws.send("3")
+    assert [ws.receive() for _ in range(3)] == ["0", "1", "2"]
 assert 'new WebSocket("ws://localhost/chat")' in client.get("/").text
 print("done")
 """

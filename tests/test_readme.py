@@ -184,6 +184,7 @@ def test_settings_serve_the_app(block: Block, tmp_path: Path) -> None:
 def test_program_echoes(block: Block, tmp_path: Path) -> None:
     port = free_port()
     program = on_port(block.code, port)
+    assert program.startswith("from gevent import monkey\n\nmonkey.patch_all()\n")  # before anything else is imported
     assert program != block.code, "it names no address on port 8000"
     (tmp_path / "program.py").write_text(program)
     with running(tmp_path, [sys.executable, "program.py"], port):

@@ -23,6 +23,7 @@ FLOORS = {
     "connection": 4,
     "deadlines": 5,
     "loglines": 5,
+    "threads": 5,
     "transport": 5,
     "turns": 5,
     "keepalive": 6,
