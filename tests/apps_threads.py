@@ -17,6 +17,7 @@ from flask import jsonify
 from gevent import monkey
 
 import geventws
+from geventws.gateway import gateways
 from tests.apps import app, sockets
 
 start_new_thread, sleep = (
@@ -116,14 +117,19 @@ def thread_flood(ws: geventws.WebSocket, kind: str) -> None:
 
 @sockets.route("/<kind>/waits")
 def thread_waits(ws: geventws.WebSocket, kind: str) -> None:
-    def talk() -> str:
+    def talk() -> None:
         ws.send("ready")
-        return f"thread got {ws.receive()!r}, {ws.close_code}"
+        print(f"thread got {ws.receive()!r}, {ws.close_code}", flush=True)  # also where the view was killed
 
-    try:
-        print(in_thread(kind, "waits", talk), flush=True)
-    finally:
-        print("view ends", flush=True)
+    in_thread(kind, "waits", talk)
+
+
+@app.route("/kill-views")
+def kill_views() -> str:
+    for gateway in gateways:
+        for view in list(gateway.live.values()):
+            gevent.kill(view)
+    return ""
 
 
 @sockets.route("/member")

@@ -138,10 +138,18 @@ def test_client_that_vanishes_ends_the_thread(servers: dict[str, Server], front_
     wait_for(lambda: server.log.count("thread got None, 1006") > ends, "end of the thread")
 
 
-@pytest.mark.parametrize(
-    "front_end",
-    [*FRONT_ENDS, "program"],
-)
+@each
+def test_kill_of_the_view_ends_the_thread(servers: dict[str, Server], front_end: str, kind: str) -> None:
+    server = servers[front_end]
+    ends = server.log.count("thread got None, 1001")
+    with server.connect(f"/{kind}/waits") as ws:
+        assert ws.recv(DEADLINE) == "ready"
+        page(server, "/kill-views")
+        assert closing(ws) == (1001, "")
+    wait_for(lambda: server.log.count("thread got None, 1001") > ends, "end of the thread")
+
+
+@pytest.mark.parametrize("front_end", [*FRONT_ENDS, "program"])
 def test_stop_waits_for_no_thread(tmp_path: Path, front_end: str) -> None:
     with serving(tmp_path, front_end) as server, ExitStack() as stack:
         kinds = [kind for home, kind in HOMES if home == front_end]
