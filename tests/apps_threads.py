@@ -88,6 +88,13 @@ def thread_calls(ws: geventws.WebSocket, kind: str) -> None:
     in_thread(kind, "close", ws.close, 4001, "bye")
 
 
+@sockets.route("/<kind>/frame")
+def thread_frame(ws: geventws.WebSocket, kind: str) -> None:
+    legacy: Any = ws  # with compat
+    in_thread(kind, "frame", legacy.send_frame, b"are you there", legacy.OPCODE_PING)
+    ws.receive()
+
+
 @sockets.route("/<kind>/large/<int:count>")
 def thread_large(ws: geventws.WebSocket, kind: str, count: int) -> None:
     def talk() -> None:
