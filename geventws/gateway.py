@@ -22,7 +22,7 @@ import gevent
 from gevent.event import Event
 
 from . import handshake
-from .errors import CloseCode, ConnectionClosed, HandshakeError
+from .errors import CloseCode, ConnectionClosed, HandshakeError, WebSocketError
 from .options import Options
 from .websocket import WebSocket, printable
 
@@ -79,6 +79,15 @@ class Upgrade:
         """The WebSocket is closed; so many bytes were sent on it."""
 
 
+class TakenSocket:
+    """What an app finds that would use the raw socket after the handshake: WebSocketError."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise WebSocketError(
+            "the handshake is already complete: a view that takes the raw socket does so within accept_after seconds"
+        )
+
+
 class Gateway:
     """The WebSockets of one server or worker: admits them, runs their views, ends them."""
 
@@ -89,6 +98,7 @@ class Gateway:
         self.max_connections = options.max_connections or _descriptor_limit()
         self._closing = False
         self._explained = False  # what a 400 by Werkzeug means
+        self._was_hijacked = False  # a socket of it was
         self._idle = Event()
         self._idle.set()
         gateways.add(self)
@@ -112,6 +122,7 @@ class Gateway:
         self.live[ws] = gevent.getcurrent()
         ws.belongs_to(gevent.getcurrent())
         self._idle.clear()
+        self._accept_soon(app, ws, upgrade)
         try:
             self.before_view(app, ws)
             return self._run_view(app, environ, ws, upgrade)
@@ -182,6 +193,7 @@ class Gateway:
             ws.answer(answer.status or "nothing, but used the socket itself")
             if answer.status:
                 return body
+            self._was_hijacked = True
             upgrade.on_hijack()
         try:
             getattr(body, "close", _discard)()
@@ -190,6 +202,18 @@ class Gateway:
         if ws.accepted:
             ws.finish(answer.close_code, answer.close_reason)
         return ()
+
+    def _accept_soon(self, app: Application, ws: WebSocket, upgrade: Upgrade) -> None:
+        ws.accept_soon(partial(self._may_accept, app, ws, upgrade))
+
+    def _may_accept(self, app: Application, ws: WebSocket, upgrade: Upgrade) -> bool:
+        """Whether to complete the handshake of a silent app: not where it is known to make its own."""
+        if upgrade.is_hijacked or self._was_hijacked or any(map(_has_flask_sock, _flask_apps_in(app))):
+            return False
+        if _is_beside_view(self.live[ws]):
+            self._accept_soon(app, ws, upgrade)
+            return False
+        return True
 
     def before_view(self, app: Application, ws: WebSocket) -> None:
         """Nothing: where compat asks the app for a subprotocol."""
@@ -277,6 +301,7 @@ class _Answer:
                 self.close_code, self.close_reason = CloseCode.POLICY_VIOLATION, status
                 log.warning("%s %s answered %s after the handshake, too late", ws.peer, printable(ws.path), status)
             return _discard
+        ws.accept_no_more()  # decided, however long the body takes
         self.status = status
         self._gateway.explain_mismatch(status, ws.environ)
         headers = [header for header in headers if header[0].lower() != "connection"]
@@ -363,6 +388,24 @@ def _flask_apps_in(app: Any) -> Iterable[Any]:
             return list(flask_apps)
         todo += [*getattr(app, "mounts", {}).values(), inner]
     return found
+
+
+def _has_flask_sock(app: Any) -> bool:
+    """Whether a Flask app has a route of flask-sock, whose view takes the raw socket."""
+    return any(getattr(view, "__globals__", {}).get("__name__") == "flask_sock" for view in app.view_functions.values())
+
+
+def _is_beside_view(greenlet: gevent.Greenlet) -> bool:
+    """Whether Flask runs what may still refuse a request, or has refused it: a hook or handler, and no view."""
+    in_flask = False
+    frame = greenlet.gr_frame
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "flask.app":
+            if frame.f_code.co_name == "dispatch_request":
+                return False
+            in_flask = True
+        frame = frame.f_back
+    return in_flask
 
 
 def _end_view(exc: ConnectionClosed) -> str:

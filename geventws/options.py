@@ -69,7 +69,7 @@ class Options:
         optional=True,
     )
     accept_after: float | None = _option(
-        3.0, "seconds", "on Sockets routes, time after which a silent view gets its handshake completed", optional=True
+        3.0, "seconds", "time after which a silent view gets its handshake completed", optional=True
     )
     origins: tuple[str, ...] = _option(
         ("same-host",),

@@ -22,7 +22,7 @@ import gevent
 from gevent import pywsgi
 
 from . import handshake
-from .gateway import Application, Gateway, StartResponse, expect_disconnects
+from .gateway import Application, Gateway, StartResponse, TakenSocket, expect_disconnects
 from .listener import Listener, end_wait
 from .options import Options
 from .websocket import printable
@@ -76,6 +76,10 @@ class _NoBody(io.BytesIO):
     def raw(self) -> Any:
         self.is_hijacked = True
         return self._rfile.raw
+
+    def take_back(self) -> None:
+        """Leave nothing of the socket to the app, which may hold this object."""
+        self._rfile = TakenSocket()
 
 
 class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
@@ -185,7 +189,9 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         self._leave_http("101 Switching Protocols", size)
         # The reader holds 8 KiB, and a reference that would keep the socket from closing.
         self.rfile.close()
-        self.environ["wsgi.input"] = io.BytesIO()
+        body, self.environ["wsgi.input"] = self.environ["wsgi.input"], io.BytesIO()
+        if isinstance(body, _NoBody):
+            body.take_back()
 
     @property
     def is_hijacked(self) -> bool:

@@ -11,6 +11,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from sys import getsizeof
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -222,10 +223,14 @@ class WebSocket:
                 printable(", ".join(offered)),
             )
 
-    def accept_soon(self) -> None:
-        """Have the handshake completed after accept_after seconds, should nothing have been decided by then."""
+    def accept_soon(self, may_accept: Callable[[], bool] | None = None) -> None:
+        """Have the handshake completed after accept_after seconds, should nothing have been decided by then.
+
+        Then may_accept is asked, where it is given.
+        """
+        self.accept_no_more()
         if self._options.accept_after is not None and self._transport is None:
-            self._acceptor = Deadline(self._accept_now)
+            self._acceptor = Deadline(partial(self._accept_now, may_accept))
             self._acceptor.set(monotonic() + self._options.accept_after)
 
     def accept_no_more(self) -> None:
@@ -234,8 +239,9 @@ class WebSocket:
             self._acceptor.cancel()
             self._acceptor = None
 
-    def _accept_now(self) -> None:
-        if self._transport is None and not self._answered:
+    def _accept_now(self, may_accept: Callable[[], bool] | None) -> None:
+        is_refused = self._opening is not None and self._opening[-1] is not None
+        if self._transport is None and not self._answered and not is_refused and (may_accept is None or may_accept()):
             self.accept()
 
     def _open_transport(self) -> Transport:

@@ -24,7 +24,7 @@ from gevent.server import StreamServer
 
 from . import handshake
 from .errors import MissingPackage
-from .gateway import Gateway, Upgrade, expect_disconnects
+from .gateway import Gateway, TakenSocket, Upgrade, expect_disconnects
 from .listener import Listener, end_wait
 from .options import Options
 
@@ -132,6 +132,10 @@ class _RawSocket:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
 
+    def take_back(self) -> None:
+        """Leave nothing of it to the app, which may hold this object."""
+        self._sock = TakenSocket()
+
 
 class _HttpConnection:
     """A connection as long as it speaks HTTP: whether it waits for a request, and what has become of it."""
@@ -229,8 +233,10 @@ class _Upgrade(Upgrade):
         """Let go of what was for HTTP."""
         _leave_http(self._response, size)
         self._environ["wsgi.input"] = _NO_BODY
-        for name in ("gunicorn.socket", "wsgi.early_hints"):
-            self._environ.pop(name, None)
+        raw = self._environ.pop("gunicorn.socket", None)
+        if raw is not None:
+            raw.take_back()
+        self._environ.pop("wsgi.early_hints", None)
         self.sock = None  # the transport's now
         self._worker.release_slot(self._greenlet)
         if not self._worker.is_watched:
