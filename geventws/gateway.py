@@ -191,6 +191,9 @@ class Gateway:
                 log.exception("%s %s view failed", ws.peer, printable(ws.path))
         if not ws.accepted:
             ws.answer(answer.status or "nothing, but used the socket itself")
+            if answer.refusal is not None:
+                getattr(body, "close", _discard)()
+                raise answer.refusal
             if answer.status:
                 return body
             self._was_hijacked = True
@@ -277,13 +280,14 @@ class Gateway:
 class _Answer:
     """What an app says in HTTP to one upgrade request; no closure, of which each cell would outlive the handshake."""
 
-    __slots__ = ("_gateway", "_upgrade", "_write", "_ws", "close_code", "close_reason", "status")
+    __slots__ = ("_gateway", "_upgrade", "_write", "_ws", "close_code", "close_reason", "refusal", "status")
 
     def __init__(self, gateway: Gateway, ws: WebSocket, upgrade: Upgrade) -> None:
         self._gateway = gateway
         self._upgrade = upgrade
         self._ws = ws
         self.status = ""  # that goes out
+        self.refusal: HandshakeError | None = None  # that goes out instead of what the app made of it
         self.close_code, self.close_reason = CloseCode.NORMAL_CLOSURE, ""  # of a WebSocket that was used
         self._write: Callable[[bytes], object] = _discard
 
@@ -303,6 +307,9 @@ class _Answer:
             return _discard
         ws.accept_no_more()  # decided, however long the body takes
         self.status = status
+        if ws.refusal is not None and status.startswith("5"):  # a framework shows so an exception that it does not know
+            self.refusal = ws.refusal
+            return _discard
         self._gateway.explain_mismatch(status, ws.environ)
         headers = [header for header in headers if header[0].lower() != "connection"]
         self._write = self._upgrade.start_response(status, [*headers, ("Connection", "close")], exc_info)
@@ -370,23 +377,24 @@ def expect_disconnects(app: Any) -> None:
 def _flask_apps_in(app: Any) -> Iterable[Any]:
     """Return the Flask apps that a WSGI app is made of; all that have Sockets, where it does not show what it wraps."""
     found: list[Any] = []
-    todo = [app]
+    todo = [(app, False)]  # and whether a Flask app has it around itself
     for _ in range(100):
         if not todo:
             break
-        app = todo.pop()
-        if app is None:
-            continue
+        app, is_around = todo.pop()
         app = getattr(app, "__self__", app)
+        if app in found:
+            continue
         if hasattr(app, "register_error_handler"):
-            if app not in found:
-                found.append(app)
-                todo.append(vars(app).get("wsgi_app"))  # what was put around it
+            found.append(app)
+            if "wsgi_app" in vars(app):
+                todo.append((app.wsgi_app, True))
             continue
         inner = getattr(app, "app", None) or getattr(app, "wsgi_app", None)
-        if inner is None and not found:
-            return list(flask_apps)
-        todo += [*getattr(app, "mounts", {}).values(), inner]
+        if inner is not None:
+            todo += [(each, is_around) for each in [*getattr(app, "mounts", {}).values(), inner]]
+        elif not is_around:
+            found += [known for known in flask_apps if known not in found]
     return found
 
 

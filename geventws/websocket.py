@@ -240,8 +240,8 @@ class WebSocket:
             self._acceptor = None
 
     def _accept_now(self, may_accept: Callable[[], bool] | None) -> None:
-        is_refused = self._opening is not None and self._opening[-1] is not None
-        if self._transport is None and not self._answered and not is_refused and (may_accept is None or may_accept()):
+        is_undecided = self._transport is None and not self._answered and self.refusal is None
+        if is_undecided and (may_accept is None or may_accept()):
             self.accept()
 
     def _open_transport(self) -> Transport:
@@ -527,6 +527,12 @@ class WebSocket:
     def options(self) -> Options:
         """Its options."""
         return self._options
+
+    @property
+    def refusal(self) -> HandshakeError | None:
+        """What its first use raises, unless prepare() finds the client's origin allowed."""
+        refusal: HandshakeError | None = self._opening and self._opening[-1]
+        return refusal
 
     def prepare(self, options: Options) -> None:
         """Take options for the handshake to come, those of the route. Raises HandshakeError by their origins."""

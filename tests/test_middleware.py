@@ -75,9 +75,18 @@ def test_origins_of_a_route_hold_behind_any_middleware(tmp_path: Path, front_end
         assert status(server, "/partner", "https://evil.example") == 403
         assert status(server, "/echo", "https://partner.example") == 403
         assert status(server, "/pushes", "https://partner.example") == 403
-        if app == "mounted":
-            # An app without Sockets: its use of the WebSocket raises HandshakeError, which Flask takes for a failure.
-            assert status(server, "/below/pushes", "https://partner.example") == 500
+        if app == "mounted":  # below, an app without Sockets, which takes HandshakeError for a failure
+            assert status(server, "/below/pushes", "https://partner.example") == 403
+
+
+@pytest.mark.parametrize("app", ["mounted_function", "mounted_app"])
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_origins_of_a_route_hold_in_an_app_mounted_below(tmp_path: Path, front_end: str, app: str) -> None:
+    with serve(f"{APPS}:{app}", tmp_path, front_end=front_end) as server:
+        assert status(server, "/below/partner", "https://partner.example") == 101
+        assert status(server, "/below/partner", "https://evil.example") == 403
+        assert status(server, "/below/echo", "https://partner.example") == 403
+        assert status(server, "/pushes", "https://partner.example") == 403
 
 
 @pytest.mark.parametrize("app", ["recorded", "validated"])
