@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 from . import handshake
 from .errors import ConnectionClosed, HandshakeError, MissingPackage
-from .gateway import ROUTES_JUDGE_ORIGINS, expect_disconnects, flask_apps, log_refusal, warn_of_foreign_end
+from .frameworks import ROUTES_JUDGE_ORIGINS, expect_disconnects, flask_apps, warn_of_foreign_end
+from .gateway import log_refusal
 from .options import Options, check_names
 from .websocket import WebSocket
 

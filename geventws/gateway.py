@@ -23,6 +23,13 @@ from gevent.event import Event
 
 from . import handshake
 from .errors import CloseCode, ConnectionClosed, HandshakeError, WebSocketError
+from .frameworks import (
+    expect_disconnects_here,
+    explain_mismatch,
+    is_beside_view,
+    routes_judge_origins,
+    warn_of_foreign_end,
+)
 from .options import Options
 from .websocket import WebSocket, printable
 
@@ -41,9 +48,6 @@ ORIGIN_HINT = (
     "; if it is yours, add it to the option origins, or have nginx pass on the host that the browser "
     "asked for: proxy_set_header Host $http_host;"
 )
-
-# In a Flask app's extensions: its routes may allow origins of their own, see geventws.flask.
-ROUTES_JUDGE_ORIGINS = "geventws_origins"
 
 StartResponse = Callable[..., Any]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
@@ -97,7 +101,6 @@ class Gateway:
         self.live: dict[WebSocket, gevent.Greenlet] = {}
         self.max_connections = options.max_connections or _descriptor_limit()
         self._closing = False
-        self._explained = False  # what a 400 by Werkzeug means
         self._was_hijacked = False  # a socket of it was
         self._idle = Event()
         self._idle.set()
@@ -122,7 +125,7 @@ class Gateway:
         self.live[ws] = gevent.getcurrent()
         ws.belongs_to(gevent.getcurrent())
         self._idle.clear()
-        self._accept_soon(app, ws, upgrade)
+        self._accept_soon(ws, upgrade)
         try:
             self.before_view(app, ws)
             return self._run_view(app, environ, ws, upgrade)
@@ -145,7 +148,7 @@ class Gateway:
         try:
             handshake.check_origin(environ, self.options.origins)
         except HandshakeError as exc:
-            if not any(ROUTES_JUDGE_ORIGINS in known.extensions for known in _flask_apps_in(app)):
+            if not routes_judge_origins(app):
                 raise
             refusal = exc
             # What else runs may not take the raw socket either.
@@ -206,39 +209,23 @@ class Gateway:
             ws.finish(answer.close_code, answer.close_reason)
         return ()
 
-    def _accept_soon(self, app: Application, ws: WebSocket, upgrade: Upgrade) -> None:
-        ws.accept_soon(partial(self._may_accept, app, ws, upgrade))
+    def _accept_soon(self, ws: WebSocket, upgrade: Upgrade) -> None:
+        ws.accept_soon(partial(self._may_accept, ws, upgrade))
 
-    def _may_accept(self, app: Application, ws: WebSocket, upgrade: Upgrade) -> bool:
+    def _may_accept(self, ws: WebSocket, upgrade: Upgrade) -> bool:
         """Whether to complete the handshake of a silent app: not where it is known to make its own."""
-        if upgrade.is_hijacked or self._was_hijacked or any(map(_has_flask_sock, _flask_apps_in(app))):
+        if upgrade.is_hijacked or self._was_hijacked:
             return False
-        if _is_beside_view(self.live[ws]):
-            self._accept_soon(app, ws, upgrade)
+        if is_beside_view(self.live[ws]):
+            self._accept_soon(ws, upgrade)
             return False
         return True
 
     def before_view(self, app: Application, ws: WebSocket) -> None:
         """Nothing: where compat asks the app for a subprotocol."""
 
-    def explain_mismatch(self, status: str, environ: dict[str, Any]) -> None:
-        """Say once why Werkzeug answers 400: its rules are for HTTP or for WebSocket, not for both."""
-        if self._explained or not status.startswith("400"):
-            return
-        error = getattr(environ.get("werkzeug.request"), "routing_exception", None)
-        if type(error).__name__ == "WebsocketMismatch":
-            self._explained = True
-            log.warning(
-                "%s answered a WebSocket request with 400 because its route is for HTTP only: give it "
-                "@app.route(..., websocket=True), or the app geventws.flask.Sockets(app)",
-                printable(environ["PATH_INFO"]),
-            )
-
     def _on_accept(self, upgrade: Upgrade, size: int) -> None:
-        # Here the app is known, whatever middleware stands before it.
-        flask = sys.modules.get("flask")
-        if flask is not None and flask.current_app:
-            expect_disconnects(flask.current_app._get_current_object())
+        expect_disconnects_here()
         upgrade.on_accept(size)
 
     # The end of all
@@ -310,7 +297,7 @@ class _Answer:
         if ws.refusal is not None and status.startswith("5"):  # a framework shows so an exception that it does not know
             self.refusal = ws.refusal
             return _discard
-        self._gateway.explain_mismatch(status, ws.environ)
+        explain_mismatch(status, ws.environ)
         headers = [header for header in headers if header[0].lower() != "connection"]
         self._write = self._upgrade.start_response(status, [*headers, ("Connection", "close")], exc_info)
         return self._write_body
@@ -322,7 +309,6 @@ class _Answer:
 
 
 gateways: WeakSet[Gateway] = WeakSet()  # all of this process
-flask_apps: WeakSet[Any] = WeakSet()  # those of this process that have Sockets
 
 
 def _abandon() -> None:
@@ -353,87 +339,6 @@ class _Body:
 
     def close(self) -> None:
         getattr(self._body, "close", _discard)()
-
-
-def expect_disconnects(app: Any) -> None:
-    """Have a Flask app take ConnectionClosed for the normal end that it is, of a view's own WebSocket.
-
-    Flask logs what leaves a view as an error unless a handler is registered for it. The app may stand behind WSGI
-    middleware that keeps it in the usual attribute. Any other app is left alone.
-    """
-    for _ in range(10):
-        if hasattr(app, "register_error_handler"):
-            # Not by that method, which an app refuses once it has served a request.
-            specification = app.error_handler_spec
-            try:
-                handlers = specification[None][None]
-            except KeyError:  # until Flask 2 it makes no dictionaries of itself
-                handlers = specification.setdefault(None, {}).setdefault(None, {})
-            handlers.setdefault(ConnectionClosed, _end_view)
-            return
-        app = getattr(app, "app", None) or getattr(app, "wsgi_app", None)
-
-
-def _flask_apps_in(app: Any) -> Iterable[Any]:
-    """Return the Flask apps that a WSGI app is made of; all that have Sockets, where it does not show what it wraps."""
-    found: list[Any] = []
-    todo = [(app, False)]  # and whether a Flask app has it around itself
-    for _ in range(100):
-        if not todo:
-            break
-        app, is_around = todo.pop()
-        app = getattr(app, "__self__", app)
-        if app in found:
-            continue
-        if hasattr(app, "register_error_handler"):
-            found.append(app)
-            if "wsgi_app" in vars(app):
-                todo.append((app.wsgi_app, True))
-            continue
-        inner = getattr(app, "app", None) or getattr(app, "wsgi_app", None)
-        if inner is not None:
-            todo += [(each, is_around) for each in [*getattr(app, "mounts", {}).values(), inner]]
-        elif not is_around:
-            found += [known for known in flask_apps if known not in found]
-    return found
-
-
-def _has_flask_sock(app: Any) -> bool:
-    """Whether a Flask app has a route of flask-sock, whose view takes the raw socket."""
-    return any(getattr(view, "__globals__", {}).get("__name__") == "flask_sock" for view in app.view_functions.values())
-
-
-def _is_beside_view(greenlet: gevent.Greenlet) -> bool:
-    """Whether Flask runs what may still refuse a request, or has refused it: a hook or handler, and no view."""
-    in_flask = False
-    frame = greenlet.gr_frame
-    while frame is not None:
-        if frame.f_globals.get("__name__") == "flask.app":
-            if frame.f_code.co_name == "dispatch_request":
-                return False
-            in_flask = True
-        frame = frame.f_back
-    return in_flask
-
-
-def _end_view(exc: ConnectionClosed) -> str:
-    """Answer Flask for a view that ends by ConnectionClosed. Raises it again where the view has no WebSocket."""
-    view = gevent.getcurrent()
-    own = next((ws for gateway in gateways for ws, other in gateway.live.items() if other is view), None)
-    if own is None:
-        raise exc  # of a page, which owes its client an answer
-    if exc.websocket not in {None, own}:
-        warn_of_foreign_end(own)
-    return ""
-
-
-def warn_of_foreign_end(ws: WebSocket) -> None:
-    """Say that a view has ended by the end of another's WebSocket, which is no failure of the server."""
-    log.warning(
-        "%s %s view ended because another's WebSocket, to which it sent, had closed: catch ConnectionClosed there",
-        ws.peer,
-        printable(ws.path),
-    )
 
 
 def _discard(data: bytes = b"") -> None:

@@ -22,7 +22,8 @@ import gevent
 from gevent import pywsgi
 
 from . import handshake
-from .gateway import Application, Gateway, StartResponse, TakenSocket, expect_disconnects
+from .frameworks import expect_disconnects
+from .gateway import Application, Gateway, StartResponse, TakenSocket
 from .listener import Listener, end_wait
 from .options import Options
 from .websocket import printable

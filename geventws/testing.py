@@ -29,7 +29,8 @@ from gevent.socket import socketpair
 from . import handshake
 from .connection import Connection, Ping, Pong
 from .errors import CloseCode, ConnectionClosed, ProtocolError, WebSocketError
-from .gateway import Application, Gateway, Upgrade, expect_disconnects
+from .frameworks import expect_disconnects
+from .gateway import Application, Gateway, Upgrade
 from .options import Options
 from .permessage_deflate import NAME, Agreement, Deflate
 from .transport import Transport

@@ -24,7 +24,8 @@ from gevent.server import StreamServer
 
 from . import handshake
 from .errors import MissingPackage
-from .gateway import Gateway, TakenSocket, Upgrade, expect_disconnects
+from .frameworks import expect_disconnects
+from .gateway import Gateway, TakenSocket, Upgrade
 from .listener import Listener, end_wait
 from .options import Options
 

@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, Inv
 
 from geventws import ConnectionClosed, WebSocket
 from geventws.flask import Sockets
-from geventws.gateway import expect_disconnects
+from geventws.frameworks import expect_disconnects
 from geventws.testing import Refused, connect
 
 from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, serve

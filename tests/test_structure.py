@@ -28,6 +28,7 @@ FLOORS = {
     "turns": 5,
     "keepalive": 6,
     "websocket": 6,
+    "frameworks": 7,
     "rooms": 7,
     "bus": 8,
     "gateway": 8,
