@@ -168,7 +168,7 @@ class Gateway:
         try:
             body = app(environ, answer.start_response)
             if not ws.accepted:
-                body = _Body(body)  # an app that is a generator runs only now, up to its first bytes
+                body = _Begun(body)  # an app that is a generator runs only now, up to its first bytes
             if ws.accepted:
                 # Nothing goes out, but what stands before the app ends by it: spans, lines, tracebacks.
                 for _ in body or ():
@@ -322,7 +322,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_abandon)
 
 
-class _Body:
+class _Begun:
     """A WSGI body whose first bytes are already asked for."""
 
     def __init__(self, body: Iterable[bytes]) -> None:

@@ -14,19 +14,19 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from .errors import HandshakeError
+from .options import SCHEME, TOKEN
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # §1.3
 VERSION = "13"
 MAX_OFFERS = 8190  # bytes of a list; parsing 720 KB, which gunicorn lets through in 90 lines, takes half a second
 
-_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_token = re.compile(_TOKEN)
+_token = re.compile(TOKEN)
 _QUOTED = r'"((?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\.)*)"'
-_parameter = re.compile(rf"[ \t]*;[ \t]*({_TOKEN})(?:[ \t]*=[ \t]*(?:({_TOKEN})|{_QUOTED}))?")
+_parameter = re.compile(rf"[ \t]*;[ \t]*({TOKEN})(?:[ \t]*=[ \t]*(?:({TOKEN})|{_QUOTED}))?")
 _separator = re.compile(r"[ \t]*(?:,|$)[ \t,]*")
 _HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(?::([0-9]{0,5}))?"
 _host = re.compile(_HOST)
-_origin = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://{_HOST}")
+_origin = re.compile(rf"({SCHEME})://{_HOST}")
 _key = re.compile(r"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 

@@ -21,6 +21,8 @@ from gevent import get_hub
 log = logging.getLogger("geventws")
 
 TLS_HANDSHAKE_TIMEOUT = 10.0  # seconds
+# Seconds that a connection may wait for the next whole request head; with gunicorn, where --keep-alive is 0.
+REQUEST_TIMEOUT = 20.0
 OUTAGE = 60.0  # seconds without starving after which the next time is news
 RETRY = 0.1  # seconds between two tries to accept while there is no file descriptor for it
 

@@ -25,12 +25,15 @@ SWITCH = {"on": True, "yes": True, "true": True, "1": True, "off": False, "no": 
 LONGEST = 1e9  # seconds
 
 
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+# Grammar that options share with what comes on the wire.
+TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110 §5.6.2
+SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"  # RFC 3986 §3.1
+_token = re.compile(TOKEN)
 _HOST = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,4}|:[1-6][0-9]{4})?"
 _REST = r"[!-)+\--~]*"  # of an origin that is taken literally: no comma, which parts the entries, and no *
 _ORIGIN = re.compile(
-    rf"\*|null|same-host|([A-Za-z][A-Za-z0-9+.-]*://)?(\*\.)?{_HOST}"
-    rf"|https?://{_HOST}/(?!$){_REST}|(?!(?i:https?|wss?):)[A-Za-z][A-Za-z0-9+.-]*://{_REST}"
+    rf"\*|null|same-host|({SCHEME}://)?(\*\.)?{_HOST}"
+    rf"|https?://{_HOST}/(?!$){_REST}|(?!(?i:https?|wss?):){SCHEME}://{_REST}"
 )
 
 
@@ -201,7 +204,7 @@ def _or_off(field: dataclasses.Field[Any], name: str) -> str:
 def _check_list(kind: str, value: Any, name: str) -> tuple[str, ...]:
     pattern, examples = {
         "origins": (_ORIGIN, "same-host, *, https://app.example, *.example.org or file://"),
-        "tokens": (_TOKEN, "chat or v2.example.org"),
+        "tokens": (_token, "chat or v2.example.org"),
     }[kind]
     items = (value,) if isinstance(value, str) else value
     if not isinstance(items, (tuple, list, set, frozenset)):

@@ -24,24 +24,22 @@ from gevent import pywsgi
 from . import handshake
 from .frameworks import expect_disconnects
 from .gateway import Application, Gateway, StartResponse, TakenSocket
-from .listener import Listener, end_wait
-from .options import Options
+from .listener import REQUEST_TIMEOUT, Listener, end_wait
+from .options import TOKEN, Options
 from .websocket import printable
 
 MAX_HEADER_LINE = 8190  # bytes
 MAX_HEADERS = 100
 MAX_HEADER_SIZE = 65_536  # bytes, all lines together
 
-REQUEST_TIMEOUT = 20.0  # seconds that a connection may wait for the next whole request head
 
-_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _request_line = re.compile(
     # RFC 9112 §3: two targets go with one method each, the others are paths, with or without a host.
     r"(?:OPTIONS \*|CONNECT [!-\"$-.0->@-~]+|"
-    rf"{_TOKEN} (?:/|(?i:https?)://[!-\"$-.0->A-~]+)[!-\"$-~]*) HTTP/[0-9]\.[0-9]\r\n"
+    rf"{TOKEN} (?:/|(?i:https?)://[!-\"$-.0->A-~]+)[!-\"$-~]*) HTTP/[0-9]\.[0-9]\r\n"
 )
 _absolute_form = re.compile(r"https?://([^/?#]+)([/?].*)?", re.IGNORECASE)
-_header_line = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[ \t]*[^\x00-\x08\x0a-\x1f\x7f]*\r\n")
+_header_line = re.compile(TOKEN.encode() + rb":[ \t]*[^\x00-\x08\x0a-\x1f\x7f]*\r\n")
 
 # Hooks of gevent-websocket's handler, which may be what let only some in.
 _NEVER_CALLED = {"run_websocket", "upgrade_connection", "upgrade_websocket"}
@@ -65,7 +63,7 @@ def _gateway(server: Any) -> Gateway:
     return gateway
 
 
-class _NoBody(io.BytesIO):
+class _Input(io.BytesIO):
     """wsgi.input of an upgrade request: empty. simple-websocket finds the raw socket behind it, which is noted."""
 
     def __init__(self, rfile: Any) -> None:
@@ -157,7 +155,7 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         self.wsgi_input.content_length = 0
         self.wsgi_input.chunked_input = False
         self.wsgi_input.socket = None
-        self.environ["wsgi.input"] = _NoBody(self.rfile)
+        self.environ["wsgi.input"] = _Input(self.rfile)
         app = self.application
 
         def run(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -191,12 +189,12 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         # The reader holds 8 KiB, and a reference that would keep the socket from closing.
         self.rfile.close()
         body, self.environ["wsgi.input"] = self.environ["wsgi.input"], io.BytesIO()
-        if isinstance(body, _NoBody):
+        if isinstance(body, _Input):
             body.take_back()
 
     @property
     def is_hijacked(self) -> bool:
-        return isinstance(self.environ["wsgi.input"], _NoBody) and self.environ["wsgi.input"].is_hijacked
+        return isinstance(self.environ["wsgi.input"], _Input) and self.environ["wsgi.input"].is_hijacked
 
     def on_hijack(self) -> None:
         self._leave_http("101 Switching Protocols", 1)

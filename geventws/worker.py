@@ -26,7 +26,7 @@ from . import handshake
 from .errors import MissingPackage
 from .frameworks import expect_disconnects
 from .gateway import Gateway, TakenSocket, Upgrade
-from .listener import Listener, end_wait
+from .listener import REQUEST_TIMEOUT, Listener, end_wait
 from .options import Options
 
 try:
@@ -38,7 +38,6 @@ try:
 except ImportError as exc:  # its gevent worker needs `packaging` too, which plain gunicorn does not bring
     raise MissingPackage(f"geventws.Worker needs gunicorn ({exc}): pip install 'gunicorn[gevent]'") from exc
 
-REQUEST_TIMEOUT = 20.0  # seconds for a request head where --keep-alive is 0; else that is its time
 KILL_MARGIN = 2.0  # seconds before gunicorn's own SIGKILL by which the worker wants to be gone
 QUICK_STOP = 2.0  # seconds that SIGINT and SIGQUIT leave to the closing handshakes
 FIRST_REQUEST_GRACE = 1.0  # seconds for the first request of a connection that was accepted just before the stop
@@ -92,14 +91,14 @@ def _serve(accepted: list[Any]) -> None:
         upgrade.serve()
 
 
-class _NoBody(io.BytesIO):
+class _Empty(io.BytesIO):
     """wsgi.input of every WebSocket: who closes it does so for nobody else."""
 
     def close(self) -> None:
         pass
 
 
-_NO_BODY = _NoBody()
+_EMPTY = _Empty()
 
 
 class _Errors:
@@ -233,7 +232,7 @@ class _Upgrade(Upgrade):
     def on_accept(self, size: int) -> None:
         """Let go of what was for HTTP."""
         _leave_http(self._response, size)
-        self._environ["wsgi.input"] = _NO_BODY
+        self._environ["wsgi.input"] = _EMPTY
         raw = self._environ.pop("gunicorn.socket", None)
         if raw is not None:
             raw.take_back()

@@ -9,11 +9,13 @@ import gevent
 from flask import Flask, request
 
 import geventws
-from geventws import listener, server
+from geventws import listener, server, worker
 from geventws.flask import Sockets
 
 # As the tests set gunicorn's --keep-alive: what is slow must wait for the end of them.
-server.REQUEST_TIMEOUT = listener.TLS_HANDSHAKE_TIMEOUT = 3.0
+listener.TLS_HANDSHAKE_TIMEOUT = 3.0
+for module in (server, worker):
+    vars(module)["REQUEST_TIMEOUT"] = 3.0
 
 app = Flask(__name__)
 sockets = Sockets(app)

@@ -659,7 +659,7 @@ def test_a_head_that_dribbles_in_is_cut_and_leaves_nothing(server: Server, at_re
 def test_gunicorn_without_keep_alive_cuts_a_slow_head_too(tmp_path: Path) -> None:
     with (
         serve(APP, tmp_path, front_end="worker", arguments=("--keep-alive", "0")) as server,
-        server.socket(2 * DEADLINE) as sock,
+        server.socket() as sock,
     ):
         assert_echoes(server)
         sock.sendall(GOOD[:-1])
