@@ -215,6 +215,7 @@ def _guard(app: Any) -> None:
     if _prepare not in before:
         before.insert(0, _prepare)
         app.after_request_funcs.setdefault(None, []).insert(0, _leave_session)  # the first is called last
+        _leave_refusals(app)
         _match_also(app, websocket=False)
         _share_names(app)
 
@@ -233,7 +234,9 @@ def _prepare() -> Response | None:
     except HandshakeError as exc:
         log_refusal(exc, request.environ)
         ws.answer(f"{exc.status.value} {exc.status.phrase}")  # to whatever else runs
-        return Response(f"{exc}\n", exc.status.value, content_type="text/plain")
+        refusal = Response(f"{exc}\n", exc.status.value, content_type="text/plain")
+        refusal.is_refusal = True  # type: ignore[attr-defined]
+        return refusal
     return None
 
 
@@ -245,6 +248,17 @@ def _leave_session(response: Response) -> Response:
         name = "_session" if hasattr(context, "_session") else "session"  # until Flask 3.1.2
         setattr(context, name, current_app.session_interface.make_null_session(current_app))
     return response
+
+
+def _leave_refusals(app: Any) -> None:
+    """Have app call no after_request for what _prepare() refuses: each may count on a before_request, and none ran."""
+    process = app.process_response
+
+    def process_response(*arguments: Any) -> Response:
+        response: Response = arguments[-1]
+        return response if hasattr(response, "is_refusal") else process(*arguments)
+
+    app.process_response = process_response
 
 
 @functools.lru_cache

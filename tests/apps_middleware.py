@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from time import monotonic
 from typing import Any
 from wsgiref.validate import validator
 
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 from werkzeug.debug import DebuggedApplication
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
@@ -39,6 +40,15 @@ class Guard(Hiding):
 
 def make(name: str, *, with_sockets: bool = True) -> Flask:
     app = Flask(name)
+
+    @app.before_request
+    def begin() -> None:
+        g.began = monotonic()
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        g.took = monotonic() - g.began  # as tracers have it, which fail where nothing began
+        return response
 
     @app.route("/pushes", websocket=True)
     def pushes() -> str:
