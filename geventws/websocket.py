@@ -136,7 +136,7 @@ class WebSocket:
         self._reader: Any = None  # the greenlet that waits in receive()
         self._waiters: tuple[Any, ...] = ()
         self._streak = streak_of_hub()
-        self._turn_ends = 1.0  # by time.monotonic(); 0 once the view takes longer over the messages in the queue
+        self._turn_ends = 0.0  # by time.monotonic(); 0 until the view was quick, and once it was not
         self._drops_until = 0.0  # by time.monotonic(), sends of others since the end
         self._dropped_before = -1  # messages in the queue when a send of the view's was dropped
         self._close_end = 0  # bytes sent once our Close is
@@ -740,6 +740,7 @@ class WebSocket:
     def _wait_for_message(self, transport: Transport, timeout: float | None) -> None:
         """Return when a message is queued or none will come any more."""
         connection = self._connection
+        is_slow = monotonic() > self._turn_ends
         if connection.state is REMOTE_CLOSING or connection.has_failed:
             self.close()
         if self.before_wait is not None and connection.state is OPEN:
@@ -757,7 +758,8 @@ class WebSocket:
                     self._wait_within(timeout, transport)
             finally:
                 self._reader = None
-        self._turn_ends = transport.last_received + TURN_TIME
+        # What a view that was slow sends first leaves at once, as it may compute next. The queue shows what it is now.
+        self._turn_ends = 0.0 if is_slow else transport.last_received + TURN_TIME
 
     def _wait_within(self, timeout: float, transport: Transport) -> None:
         limit = _limit(timeout, "no message")

@@ -111,6 +111,14 @@ def jobs(ws: WebSocket, seconds: float) -> None:
         ws.send(message)
 
 
+@sockets.route("/announced/<float:seconds>")
+def announced(ws: WebSocket, seconds: float) -> None:
+    for _ in ws:
+        ws.send("begin")
+        busy(seconds)
+        ws.send("end")
+
+
 def busy(seconds: float) -> None:
     end = time.thread_time() + seconds
     while time.thread_time() < end:

@@ -90,3 +90,20 @@ def test_answers_of_long_jobs_leave_one_by_one(server: Server) -> None:
             assert data
             reads.append(len(data))
     assert len(reads) > count // 2
+
+
+def test_what_a_view_says_before_it_computes_leaves_before(server: Server) -> None:
+    with Raw(server, request("/announced/0.3")) as raw:
+        raw.head()
+        for number in range(3):  # the first messages of all, and those behind a message alone
+            raw.send(frame(TEXT, b"x") * 3)
+            assert raw.sock.recv(1 << 20) == frame_of(b"begin"), f"burst {number}"
+            answers = [raw.frame()[1] for _ in range(5)]
+            assert answers == [b"end", b"begin", b"end", b"begin", b"end"]
+            raw.send(frame(TEXT, b"x"))
+            assert [raw.frame()[1], raw.frame()[1]] == [b"begin", b"end"]
+
+
+def frame_of(text: bytes) -> bytes:
+    """Return a short text frame of a server."""
+    return bytes((0x80 | TEXT, len(text))) + text
