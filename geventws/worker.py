@@ -472,6 +472,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def notify(self) -> None:
         """Show the arbiter a sign of life, once a second; max_requests ends a worker without any signal."""
+        if os.getppid() != self.ppid:
+            # gunicorn logs that and exits. Neither may wait for a log handler for ever, as nobody else ends the worker.
+            signal.alarm(max(self.cfg.graceful_timeout, 1))
         super().notify()
         if not self.alive:
             self._begin_stop(self._grace)

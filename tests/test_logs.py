@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -470,3 +472,37 @@ def test_server_starts_without_a_standard_stream(tmp_path: Path, closed: str) ->
     finally:
         server.stop()
     assert "Traceback" not in server.log
+
+
+BLOCKED = """
+import logging, time
+from tests.apps import app
+
+class Handler(logging.Handler):
+    def emit(self, record):
+        time.sleep(3600)
+
+logging.getLogger().addHandler(Handler())
+logging.getLogger().setLevel("INFO")
+logging.getLogger("gunicorn.error").addHandler(Handler())
+"""
+
+
+def test_worker_whose_master_was_killed_ends_beside_a_handler_that_blocks(tmp_path: Path) -> None:
+    (tmp_path / "blocked.py").write_text(BLOCKED)
+    arguments = ["--pythonpath", str(tmp_path), "--graceful-timeout", "2"]
+    with serve("blocked:app", tmp_path, front_end="worker", arguments=arguments) as server:
+        pid = int(server.wait_for_log(r"Booting worker with pid: (\d+)")[1])
+        server.stop(signal.SIGKILL)
+        try:
+            wait_for(lambda: not is_running(pid), "end of the worker")
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there, and no zombie that nobody waits for."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
