@@ -23,6 +23,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from types import TracebackType
 from typing import Any, NoReturn
 
 import gevent
@@ -38,7 +39,10 @@ log = logging.getLogger("geventws")
 
 
 class AppError(Exception):
-    """The app cannot be found; the message says what was tried and why it failed."""
+    """There is no app to serve; the message says what was tried and why it failed.
+
+    The cause, if there is one, is an exception of the app's own code, with its traceback from the app's frames on.
+    """
 
 
 MISTAKES = (AppError, OSError, TypeError, ValueError)
@@ -51,6 +55,7 @@ FLAGS_OF_FLASK_RUN = {
     "--cert": "--certfile FILE",
     "--key": "--keyfile FILE",
 }
+LOADERS = {"__main__", "geventws", "importlib", "flask", "click"}  # modules that run before the app's own code
 FLASK = "--flask"  # the first argument where the command is `flask geventws`
 
 
@@ -76,13 +81,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _reload(chosen, options, tls)
         server = _start(chosen, options, tls)
     except MISTAKES as exc:
-        print(f"geventws: {exc}", file=sys.stderr)
+        _complain(exc)
         return 2
     except KeyboardInterrupt:
         return 130
     _serve(server)
     _remove_socket_file(chosen)
     return 0
+
+
+def _complain(mistake: Exception, then: str = "") -> None:
+    """Say in one line what is wrong, behind the traceback where the app's own code has failed."""
+    if isinstance(mistake, AppError) and mistake.__cause__ is not None:
+        traceback.print_exception(mistake.__cause__)
+    print(f"geventws: {mistake}{then}", file=sys.stderr)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -214,21 +226,21 @@ def load_app(name: str) -> Any:
     sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as exc:
-        if exc.name is None or not (module_name + ".").startswith(exc.name + "."):
-            raise AppError(f"importing {module_name} failed: {exc}{_where(exc)}") from exc
-        raise AppError(f"there is no module {module_name} in {os.getcwd()} or on the Python path") from exc
     except (Exception, SystemExit) as exc:
-        raise AppError(f"importing {module_name} failed: {type(exc).__name__}: {exc}{_where(exc)}") from exc
+        if isinstance(exc, ModuleNotFoundError) and _own_traceback(exc) is None:
+            raise AppError(f"there is no module {module_name} in {os.getcwd()} or on the Python path") from None
+        _fail(f"importing {module_name}", exc)
     try:
         app = getattr(module, attribute)
     except AttributeError:
         raise AppError(f"module {module_name} has no attribute {attribute}") from None
+    except (Exception, SystemExit) as exc:  # of the module's own __getattr__()
+        _fail(f"importing {name}", exc)
     if factory:
         try:
             app = app()
         except (Exception, SystemExit) as exc:
-            raise AppError(f"calling {name} failed: {type(exc).__name__}: {exc}{_where(exc)}") from exc
+            _fail(f"calling {name}", exc)
     if not callable(app):
         raise AppError(f"{name} is no WSGI app: it is {type(app).__name__}, which cannot be called")
     return app
@@ -240,9 +252,12 @@ def _load_flask_app() -> Any:
     try:
         return find_app()
     except (Exception, SystemExit) as exc:
-        if hasattr(exc, "format_message"):  # one of click's, which say all themselves
-            raise AppError(exc.format_message()) from exc
-        raise AppError(f"loading the Flask app failed: {type(exc).__name__}: {exc}{_where(exc)}") from exc
+        if not hasattr(exc, "format_message"):
+            _fail("loading the Flask app", exc)
+        # One of click's, which say all themselves. Flask makes one of an ImportError inside of the app, too.
+        if isinstance(exc.__context__, ImportError) and _own_traceback(exc.__context__) is not None:
+            _fail("loading the Flask app", exc.__context__)
+        raise AppError(exc.format_message()) from None
 
 
 def _debugged(app: Any) -> Any:
@@ -258,15 +273,33 @@ def _debugged(app: Any) -> Any:
     return Debugger(app, evalex=True)
 
 
-def _where(exc: BaseException) -> str:
-    """Return the file and line an exception comes from, where its text does not have them."""
-    frames = traceback.extract_tb(exc.__traceback__)
-    if isinstance(exc, SyntaxError) or len(frames) < 2:
-        return ""
+def _fail(doing: str, exc: BaseException) -> NoReturn:
+    """Raise AppError for what the app's own code raised."""
+    own = _own_traceback(exc)
+    where = "" if own is None or isinstance(exc, SyntaxError) else f" ({_where(own)})"
+    exits = isinstance(exc, SystemExit)  # on purpose: its text says all
+    summary = exc if exits else str(exc).partition("\n")[0]
+    is_shown = not exits and (own is not None or isinstance(exc, SyntaxError))
+    raise AppError(f"{doing} failed: {type(exc).__name__}: {summary}{where}") from (
+        exc.with_traceback(own) if is_shown else None
+    )
+
+
+def _own_traceback(exc: BaseException) -> TracebackType | None:
+    """Return the traceback of exc from the first frame of the app's own code on; None where it has none."""
+    found = exc.__traceback__
+    while found is not None and found.tb_frame.f_globals.get("__name__", "").partition(".")[0] in LOADERS:
+        found = found.tb_next
+    return found
+
+
+def _where(own: TracebackType) -> str:
+    """Return the file and line of the last frame that is in the current directory, or of the last of all."""
+    frames = traceback.extract_tb(own)
     here = os.getcwd() + os.sep
-    own = [frame for frame in frames if frame.filename.startswith(here) and "site-packages" not in frame.filename]
-    frame = (own or frames)[-1]
-    return f" ({os.path.basename(frame.filename)}, line {frame.lineno})"
+    near = [frame for frame in frames if frame.filename.startswith(here) and "site-packages" not in frame.filename]
+    frame = (near or frames)[-1]
+    return f"{os.path.basename(frame.filename)}, line {frame.lineno}"
 
 
 def listen(address: str) -> Any:
@@ -371,7 +404,7 @@ def _reload(chosen: argparse.Namespace, options: Options, tls: ssl.SSLContext | 
         try:
             servers.append(_start(chosen, options, tls))
         except MISTAKES as exc:
-            print(f"geventws: {exc}; waiting for a change", file=sys.stderr)
+            _complain(exc, "; waiting for a change")
 
     try:
         run_with_reloader(serve, interval=RELOAD_INTERVAL)

@@ -66,6 +66,10 @@ FILES = {
     "misuses.py": "import json\n\njson.loads('no json')\n",
     "exits.py": "import sys\nsys.exit('DATABASE_URL is not set')\n",
     "misspelt.py": "def app(:\n",
+    "imports_misspelt.py": "import misspelt\n",
+    "imports_others.py": "from importlib import import_module\nimport_module('raises')\n",
+    "chained.py": "try:\n    {}['x']\nexcept KeyError:\n    raise RuntimeError('no settings\\nat all')\n",
+    "lazy.py": "def __getattr__(name):\n    raise RuntimeError('no database')\n",
     "package/__init__.py": "",
     "package/wrong.py": "from .absent import name\n",
     "things.py": (
@@ -254,14 +258,8 @@ MISTAKES: dict[tuple[str, ...], str] = {
     ("",): "MODULE:APP",
     ("good:()",): "MODULE:APP",
     ("good.py:app",): "good:app",
-    ("imports_what_is_missing:app",): "importing imports_what_is_missing failed: .*no_such_library",
-    ("package.wrong:app",): "importing package.wrong failed: .*package.absent",
-    ("raises:app",): "importing raises failed: KeyError: 'DATABASE_URL'",
-    ("misuses:app",): r"importing misuses failed: JSONDecodeError: .* \(misuses.py, line 3\)",
     ("exits:app",): "importing exits failed: .*DATABASE_URL is not set",
-    ("misspelt:app",): r"importing misspelt failed: SyntaxError: .*misspelt.py, line 1",
     ("things:number",): "things:number is no WSGI app: it is int",
-    ("things:fails()",): r"calling things:fails\(\) failed: RuntimeError: no database",
     ("things:leaves()",): r"calling things:leaves\(\) failed: .*no database",
     ("things:gives_nothing()",): r"things:gives_nothing\(\) is no WSGI app: it is NoneType",
     ("good:app()",): r"calling good:app\(\) failed: TypeError",
@@ -303,6 +301,20 @@ MISTAKES: dict[tuple[str, ...], str] = {
     ("good:app", "--ping-interval", "often", "--reload"): "--ping-interval must be",
 }
 
+# What its app raises, by file and line of the first frame that the traceback shows.
+FAILURES = {
+    "imports_what_is_missing:app": ("imports_what_is_missing.py", 1, "ModuleNotFoundError: .*no_such_library"),
+    "package.wrong:app": ("package/wrong.py", 1, "ModuleNotFoundError: .*package.absent"),
+    "imports_others:app": ("imports_others.py", 2, "KeyError: 'DATABASE_URL'"),
+    "raises:app": ("raises.py", 1, "KeyError: 'DATABASE_URL'"),
+    "misuses:app": ("misuses.py", 3, r"JSONDecodeError: .* \(misuses.py, line 3\)"),
+    "chained:app": ("chained.py", 2, "RuntimeError: no settings"),
+    "misspelt:app": ("misspelt.py", 1, "SyntaxError: .*misspelt.py, line 1"),
+    "imports_misspelt:app": ("imports_misspelt.py", 1, "SyntaxError: .*misspelt.py, line 1"),
+    "lazy:app": ("lazy.py", 2, "RuntimeError: no database"),
+    "things:fails()": ("things.py", 4, "RuntimeError: no database"),
+}
+
 WRONG_VARIABLES = {
     "GEVENTWS_PING_INTERVAL": ("often", "GEVENTWS_PING_INTERVAL must be a number of seconds or off, not 'often'"),
     "GEVENTWS_PING_TIMEOUT": ("-1", "GEVENTWS_PING_TIMEOUT must be .*-1"),
@@ -324,7 +336,8 @@ def answer(tmp_path_factory: pytest.TempPathFactory) -> Answer:
     authority.issue_cert("localhost").private_key_pem.write_to_path(directory / "other.pem")
 
     with ThreadPoolExecutor(4) as pool:
-        answers = {made: pool.submit(run, directory, "--bind=127.0.0.1:0", *made) for made in MISTAKES}
+        made_of_app = [(app,) for app in FAILURES]
+        answers = {made: pool.submit(run, directory, "--bind=127.0.0.1:0", *made) for made in [*MISTAKES, *made_of_app]}
         for name, (value, _) in WRONG_VARIABLES.items():
             answers[(name,)] = pool.submit(run, directory, "good:app", "--bind", "127.0.0.1:0", **{name: value})
     return lambda *made: answers[made].result()
@@ -333,6 +346,17 @@ def answer(tmp_path_factory: pytest.TempPathFactory) -> Answer:
 @pytest.mark.parametrize("made", MISTAKES, ids=shlex.join)
 def test_a_mistake_gets_one_line_and_status_2(answer: Answer, made: tuple[str, ...]) -> None:
     assert_one_line(answer(*made), MISTAKES[made])
+
+
+@pytest.mark.parametrize("app", FAILURES)
+def test_an_exception_of_the_app_shows_its_traceback_from_its_own_frames_on(answer: Answer, app: str) -> None:
+    file, line, text = FAILURES[app]
+    shown, complaint = answer(app).stderr[:-1].rsplit("\n", 1)
+    frames = re.findall(r'^  File "(.+)", line (\d+)', shown, re.MULTILINE)
+    assert frames[0][0].endswith(f"/{file}") and int(frames[0][1]) == line, shown
+    doing = "calling" if app.endswith("()") else "importing"
+    assert re.match(f"geventws: {doing} {re.escape(app.removesuffix(':app'))}(:app)? failed: {text}", complaint)
+    assert answer(app).returncode == 2
 
 
 @pytest.mark.parametrize("name", WRONG_VARIABLES)
@@ -535,7 +559,7 @@ def test_ctrl_c_ends_a_reloader_that_waits_for_a_change(directory: Path) -> None
             os.kill(pid, signal.SIGINT)
         program.process.wait(DEADLINE)
         wait_for(lambda: not alive(child), "end of the child process")
-        assert "Traceback" not in program.err
+        assert program.err.count("Traceback") == 1  # of the app
 
 
 def alive(pid: int) -> bool:

@@ -629,20 +629,41 @@ def test_flask_explains_the_command(directory: Path) -> None:
     ("arguments", "complaint"),
     [
         (["--app", "absent", "geventws"], "geventws: Could not import 'absent'"),
-        (
-            ["--app", "wrong", "geventws"],
-            r"geventws: loading the Flask app failed: KeyError: 'DATABASE_URL' \(wrong.py",
-        ),
+        (["--app", "app:absent", "geventws"], "geventws: Failed to find attribute 'absent'"),
+        (["--app", "app:create_app()", "geventws"], r"geventws: The factory 'create_app\(\)'.* could not be called"),
+        (["--app", "app:create_app(", "geventws"], r"geventws: Failed to parse 'create_app\('"),
         (["geventws", "--bind", "8000"], "geventws: --bind must be HOST:PORT"),
         (["geventws", "--bnd", "8000"], "geventws: .*--bnd.*; see flask geventws --help"),
     ],
 )
 def test_flask_tells_a_mistake_in_words(directory: Path, arguments: list[str], complaint: str) -> None:
-    (directory / "wrong.py").write_text("raise KeyError('DATABASE_URL')\n")
     answer = flask_answer(directory, *arguments)
     assert answer.returncode == 2
     assert re.match(complaint, answer.stderr)
     assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("raise KeyError('DATABASE_URL')", "KeyError: 'DATABASE_URL'"),
+        ("import no_such_library", "ModuleNotFoundError: No module named 'no_such_library'"),
+    ],
+)
+@pytest.mark.parametrize("name", ["wrong", "wrong:create_app", None])
+def test_flask_shows_the_traceback_of_its_app_from_the_apps_frames_on(
+    directory: Path, code: str, error: str, name: str | None
+) -> None:
+    text = f"def create_app():\n    {code}\n" + "create_app()\n" * (name != "wrong:create_app")
+    (directory / "wrong.py").write_text(text)
+    (directory / "wsgi.py").write_text("import wrong\n")
+    answer = flask_answer(directory, *([] if name is None else ["--app", name]), "geventws")
+    assert answer.returncode == 2
+    found = re.findall(r'^  File ".*/(.+)", line (\d+)', answer.stderr, re.MULTILINE)
+    frames = {"wrong": ["3", "2"], "wrong:create_app": ["2"], None: ["1", "3", "2"]}[name]
+    assert [line for _, line in found] == frames, answer.stderr
+    assert answer.stderr.startswith("Traceback (most recent call last):\n")
+    assert answer.stderr.endswith(f"geventws: loading the Flask app failed: {error} (wrong.py, line 2)\n")
 
 
 def test_flask_without_any_app_says_how_to_name_one(directory: Path) -> None:
