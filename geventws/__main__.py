@@ -32,7 +32,7 @@ from gevent.event import Event
 from gevent.pool import Pool
 
 from . import __version__
-from .options import Options, parse
+from .options import Options, RequestLimits, parse
 from .server import WebSocketServer
 
 log = logging.getLogger("geventws")
@@ -145,16 +145,22 @@ def _parser(is_flask: bool) -> argparse.ArgumentParser:
     )
     parser.add_argument("--no-access-log", action="store_true", help="write no line for each request to stdout")
     parser.add_argument("--version", action="version", version=f"geventws {__version__}")
-    group = parser.add_argument_group(
-        "options of WebSockets",
-        "Each may also come from the environment, such as GEVENTWS_PING_INTERVAL=10. SECONDS may be a fraction; "
-        "off switches a time off. A LIST is separated by commas or spaces.",
-    )
-    for field in dataclasses.fields(Options):
-        kind = field.metadata["kind"]
-        group.add_argument(
-            _flag(field), metavar=METAVARS.get(kind, "LIST"), help=field.metadata["help"] + _default(field.default)
-        )
+    groups = {
+        Options: parser.add_argument_group(
+            "options of WebSockets",
+            "Each may also come from the environment, such as GEVENTWS_PING_INTERVAL=10. SECONDS may be a fraction; "
+            "off switches a time off. A LIST is separated by commas or spaces.",
+        ),
+        RequestLimits: parser.add_argument_group(
+            "limits of requests", "Named as gunicorn has them; or from the environment, as the options above."
+        ),
+    }
+    for settings, group in groups.items():
+        for field in dataclasses.fields(settings):
+            kind = field.metadata["kind"]
+            group.add_argument(
+                _flag(field), metavar=METAVARS.get(kind, "LIST"), help=field.metadata["help"] + _default(field.default)
+            )
     return parser
 
 
@@ -173,13 +179,17 @@ def _flag(field: dataclasses.Field[Any]) -> str:
     return f"--{field.name.replace('_', '-')}"
 
 
-def _options(chosen: argparse.Namespace) -> Options:
-    changes = {
-        field.name: parse(field, getattr(chosen, field.name), _flag(field))
-        for field in dataclasses.fields(Options)
-        if getattr(chosen, field.name) is not None
-    }
-    return Options.from_environ(os.environ).replace(**changes)
+def _options(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Return what the variables and, before them, the flags set; Options and RequestLimits in one."""
+    found: dict[str, Any] = {}
+    for settings in (Options, RequestLimits):
+        flags = {
+            field.name: parse(field, getattr(chosen, field.name), _flag(field))
+            for field in dataclasses.fields(settings)
+            if getattr(chosen, field.name) is not None
+        }
+        found |= dataclasses.asdict(dataclasses.replace(settings.from_environ(os.environ), **flags))
+    return found
 
 
 def _tls_context(chosen: argparse.Namespace) -> ssl.SSLContext | None:
@@ -349,7 +359,7 @@ def _remove_socket_file(chosen: argparse.Namespace) -> None:
             os.unlink(chosen.bind.removeprefix("unix:"))
 
 
-def _start(chosen: argparse.Namespace, options: Options, tls: ssl.SSLContext | None) -> WebSocketServer:
+def _start(chosen: argparse.Namespace, options: dict[str, Any], tls: ssl.SSLContext | None) -> WebSocketServer:
     app = load_app(chosen.app) if chosen.app is not None else _load_flask_app()
     name = chosen.app or os.environ.get("FLASK_APP") or app.import_name
     if chosen.debug:
@@ -380,7 +390,7 @@ def _url(chosen: argparse.Namespace, listener: Any) -> str:
     return f"http{'s' if chosen.certfile else ''}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _reload(chosen: argparse.Namespace, options: Options, tls: ssl.SSLContext | None) -> int:
+def _reload(chosen: argparse.Namespace, options: dict[str, Any], tls: ssl.SSLContext | None) -> int:
     """Serve in a child process under Werkzeug's reloader, which leaves when the code has changed."""
     try:
         from werkzeug._reloader import run_with_reloader

@@ -44,8 +44,43 @@ def _option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+class _Settings:
+    """What all settings do: they are checked when made, and may come from GEVENTWS_* variables."""
+
+    __slots__ = ()
+
+    def __post_init__(self: Any) -> None:
+        for field in dataclasses.fields(self):
+            value = check(field, getattr(self, field.name), field.name)
+            object.__setattr__(self, field.name, value)
+
+    @classmethod
+    def _set_by(cls: Any, environ: Mapping[str, str]) -> dict[str, Any]:
+        """Return the values that variables give. Raises ValueError naming a variable whose value is wrong."""
+        variables = {PREFIX + field.name.upper(): field for field in dataclasses.fields(cls)}
+        return {
+            field.name: parse(field, environ[variable], variable)
+            for variable, field in variables.items()
+            if variable in environ
+        }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class RequestLimits(_Settings):
+    """What a request head may be to a server without gunicorn, in gunicorn's names. Raises as Options does."""
+
+    limit_request_line: int = _option(8190, "bytes", "longest request line; a longer one is answered 414", most=8190)
+    limit_request_fields: int = _option(100, "count", "most header lines; more are answered 431", most=32_768)
+    limit_request_field_size: int = _option(8190, "bytes", "longest header line; a longer one is answered 431")
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> RequestLimits:
+        """Return the limits that GEVENTWS_LIMIT_REQUEST_* set. Raises ValueError naming one whose value is wrong."""
+        return cls(**cls._set_by(environ))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(_Settings):
     """Settings of one server, worker or connection.
 
     Sizes are int bytes, times float seconds; None switches a time off. Raises ValueError or TypeError
@@ -92,11 +127,6 @@ class Options:
     )
     shutdown_code: int = _option(1012, "code", "close code sent when the server stops")
 
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = check(field, getattr(self, field.name), field.name)
-            object.__setattr__(self, field.name, value)
-
     def replace(self, **changes: Any) -> Options:
         """Return a copy with these options changed. Raises TypeError for a name that is no option."""
         check_names(changes)
@@ -108,19 +138,18 @@ class Options:
 
         Raises ValueError naming a variable whose value is wrong, or whose name is nearly an option's.
         """
-        changes = {}
-        for field in dataclasses.fields(cls):
-            variable = PREFIX + field.name.upper()
-            if variable in environ:
-                changes[field.name] = parse(field, environ[variable], variable)
-        known = [PREFIX + field.name.upper() for field in dataclasses.fields(cls)]
+        known = [PREFIX + field.name.upper() for field in _all_fields()]
         for variable in environ:
             if variable.startswith(PREFIX) and variable not in known:
                 for likely in difflib.get_close_matches(variable, known, 1, 0.85):
                     raise ValueError(f"{variable} is no option of geventws; did you mean {likely}?")
                 if variable not in OTHER_VARIABLES:
                     _warn_of(variable)
-        return cls(**changes)
+        return cls(**cls._set_by(environ))
+
+
+def _all_fields() -> list[dataclasses.Field[Any]]:
+    return [*dataclasses.fields(Options), *dataclasses.fields(RequestLimits)]
 
 
 @functools.lru_cache
@@ -132,7 +161,7 @@ def _warn_of(variable: str) -> None:
         shared = len({*words} & {*field.name.split("_")})
         return shared, difflib.SequenceMatcher(None, "_".join(words), field.name).ratio()
 
-    likely = PREFIX + max(dataclasses.fields(Options), key=likeness).name.upper()
+    likely = PREFIX + max(_all_fields(), key=likeness).name.upper()
     log.warning("%s is no option of geventws and changes nothing; the nearest is %s", variable, likely)
 
 

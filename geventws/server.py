@@ -14,6 +14,8 @@ import ssl
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import fields, replace
+from http import HTTPStatus
 from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -25,18 +27,18 @@ from . import handshake
 from .frameworks import expect_disconnects
 from .gateway import Application, Gateway, StartResponse, TakenSocket
 from .listener import REQUEST_TIMEOUT, Listener, end_wait
-from .options import TOKEN, Options
+from .options import TOKEN, Options, RequestLimits
 from .websocket import printable
 
-MAX_HEADER_LINE = 8190  # bytes
-MAX_HEADERS = 100
-MAX_HEADER_SIZE = 65_536  # bytes, all lines together
-
+MAX_HEADER_SIZE = 65_536  # bytes, all lines together; or more, where the limit of one is raised
+MAX_LINES_OF_LIMIT = 8  # header lines of limit_request_field_size
+LINGER = 1.0  # seconds for a client to end the connection on which its request was refused
+LINGER_READS = 64  # of 16 KiB at most
 
 _request_line = re.compile(
     # RFC 9112 §3: two targets go with one method each, the others are paths, with or without a host.
     r"(?:OPTIONS \*|CONNECT [!-\"$-.0->@-~]+|"
-    rf"{TOKEN} (?:/|(?i:https?)://[!-\"$-.0->A-~]+)[!-\"$-~]*) HTTP/[0-9]\.[0-9]\r\n"
+    rf"{TOKEN} (?:/|(?i:https?)://[!-\"$-.0->A-~]+)[!-\"$-~]*) HTTP/[0-9]\.[0-9]"
 )
 _absolute_form = re.compile(r"https?://([^/?#]+)([/?].*)?", re.IGNORECASE)
 _header_line = re.compile(TOKEN.encode() + rb":[ \t]*[^\x00-\x08\x0a-\x1f\x7f]*\r\n")
@@ -52,6 +54,7 @@ _ARGUMENTS = {
 }
 
 _gateways: WeakKeyDictionary[Any, Gateway] = WeakKeyDictionary()
+_all_limits: WeakKeyDictionary[Any, RequestLimits] = WeakKeyDictionary()
 
 
 def _gateway(server: Any) -> Gateway:
@@ -61,6 +64,22 @@ def _gateway(server: Any) -> Gateway:
         gateway = _gateways[server] = Gateway(Options.from_environ(os.environ))
         expect_disconnects(server.application)
     return gateway
+
+
+def _limits(server: Any) -> RequestLimits:
+    """Return the limits of a server; a plain pywsgi.WSGIServer has those of the environment."""
+    limits = _all_limits.get(server)
+    if limits is None:
+        limits = _all_limits[server] = RequestLimits.from_environ(os.environ)
+    return limits
+
+
+class _Refused(pywsgi._InvalidClientRequest):  # type: ignore[misc]
+    """A request head that gets an answer of its own, whose body is the text."""
+
+    def __init__(self, status: HTTPStatus, text: str) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class _Input(io.BytesIO):
@@ -88,6 +107,7 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
     ignored_socket_errors = (*pywsgi.WSGIHandler.ignored_socket_errors, ssl.SSL_ERROR_EOF)
     application: Any
     path: Any
+    _fault: Exception | None = None  # of the request line
 
     def __init_subclass__(cls) -> None:
         for name in _NEVER_CALLED & vars(cls).keys():
@@ -101,25 +121,50 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         waiting.add(self)
         try:
             line: str = super().read_requestline()
-            # RFC 9112 §2.2: one empty line before the request is to be ignored.
-            return super().read_requestline() if line == "\r\n" else line
+            if line == "\r\n":  # RFC 9112 §2.2: one empty line before the request is to be ignored
+                line = super().read_requestline()
         finally:
             waiting.discard(self)
+        bare = line.removesuffix("\r\n")
+        self._fault = None
+        if len(bare) > _limits(self.server).limit_request_line:
+            self._fault = _Refused(
+                HTTPStatus.REQUEST_URI_TOO_LONG, "the request line is longer than the option limit_request_line allows"
+            )
+        elif line and (bare == line or not bare):
+            self._fault = pywsgi._InvalidClientRequest(f"malformed request line {line[:80]!r}")
+        return bare[: pywsgi.MAX_REQUEST_LINE - 1] or line  # pywsgi gives a longer one an answer of its own
 
     def handle_one_request(self) -> Any:
         """Serve the connection's next request, whose head must be there within REQUEST_TIMEOUT."""
         self._patience = gevent.Timeout.start_new(REQUEST_TIMEOUT, TimeoutError("no whole request head in time"))
         try:
             result = super().handle_one_request()
-            if isinstance(result, tuple):  # the answer to what could not be read
-                self._orig_status = result[0]
-            return result
         finally:
             self._patience.close()
+        if not isinstance(result, tuple):
+            return result
+        # Not by pywsgi, which closes at once: what is unread then makes a reset, in which the answer may be lost.
+        self._orig_status, answer = result
+        self.socket.sendall(answer)
+        self.time_finish = time.time()
+        self.log_request()
+        self._linger()
+        return None
+
+    def _linger(self) -> None:
+        """Throw away what the client still sends, until it has seen the end of the answer, or for LINGER seconds."""
+        with gevent.Timeout(LINGER, False):
+            self.socket.shutdown(socket.SHUT_WR)
+            for _ in range(LINGER_READS):
+                if not self.socket.recv(16_384):
+                    break
 
     def read_request(self, raw_requestline: str) -> bool:
         """Parse the request line and the headers."""
         try:
+            if self._fault is not None:
+                raise self._fault
             if not _request_line.fullmatch(raw_requestline):
                 raise pywsgi._InvalidClientRequest(f"malformed request line {raw_requestline[:80]!r}")
             super().read_request(raw_requestline)
@@ -138,7 +183,18 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
             super().handle()
 
     def _handle_client_error(self, ex: Exception) -> Any:
-        return None if isinstance(ex, OSError) else super()._handle_client_error(ex)
+        if isinstance(ex, OSError):
+            return None
+        super()._handle_client_error(ex)  # which logs it
+        status, text = HTTPStatus.BAD_REQUEST, "malformed request\n"
+        if isinstance(ex, _Refused):
+            status, text = ex.status, f"{ex}\n"
+        self.response_length = len(text)
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
+            f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(text)}\r\n\r\n"
+        )
+        return str(status.value), (head + text).encode()
 
     def run_application(self) -> None:
         """Run the app, through the gateway if the request asks for a WebSocket."""
@@ -224,12 +280,18 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         """
         lines: list[bytes] = []
         size = 0
-        while (line := fp.readline(MAX_HEADER_LINE + 1)) != b"\r\n":
+        limits = _limits(self.server)
+        longest, too_large = limits.limit_request_field_size, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        while (line := fp.readline(longest + 1)) != b"\r\n":
             if not line:
                 raise ConnectionResetError("the client left inside its request head")
             size += len(line)
-            if len(line) > MAX_HEADER_LINE or size > MAX_HEADER_SIZE or len(lines) >= MAX_HEADERS:
-                raise pywsgi._InvalidClientRequest("request header fields too large")
+            if len(line) > longest:
+                raise _Refused(too_large, "a header line is longer than the option limit_request_field_size allows")
+            if len(lines) >= limits.limit_request_fields:
+                raise _Refused(too_large, "there are more header lines than the option limit_request_fields allows")
+            if size > max(MAX_HEADER_SIZE, MAX_LINES_OF_LIMIT * longest):
+                raise _Refused(too_large, "all header lines together are too long for limit_request_field_size")
             if not _header_line.fullmatch(line):
                 raise pywsgi._InvalidClientRequest(f"malformed header line {line[:80]!r}")
             lines.append(line)
@@ -278,7 +340,8 @@ class WebSocketServer(Listener, pywsgi.WSGIServer):  # type: ignore[misc]
     """gevent.pywsgi.WSGIServer whose apps find a WebSocket in environ["wsgi.websocket"].
 
     options is an Options, or names and values of some: WebSocketServer(("127.0.0.1", 8000), app,
-    options={"ping_interval": 10}). The others are as WSGIServer has them. Raises TypeError for an unknown one.
+    options={"ping_interval": 10}); also of those that limit a request head: limit_request_line, limit_request_fields,
+    limit_request_field_size. The others are as WSGIServer has them. Raises TypeError for an unknown one.
     """
 
     handler_class = WebSocketHandler
@@ -291,14 +354,18 @@ class WebSocketServer(Listener, pywsgi.WSGIServer):  # type: ignore[misc]
         options: Options | Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        limits: dict[str, Any] = {}
         if not isinstance(options, Options):
-            options = Options.from_environ(os.environ).replace(**(options or {}))
+            changes = dict(options or {})
+            limits = {field.name: changes.pop(field.name) for field in fields(RequestLimits) if field.name in changes}
+            options = Options.from_environ(os.environ).replace(**changes)
         for name in kwargs.keys() - _ARGUMENTS:
             raise TypeError(f"WebSocketServer has no argument {name}; those of geventws go into options={{...}}")
         super().__init__(listener, application, *args, **kwargs)
         self.waiting_handlers: set[WebSocketHandler] = set()
         self.is_stopping = False
         self.gateway = _gateways[self] = Gateway(options)
+        _all_limits[self] = replace(RequestLimits.from_environ(os.environ), **limits)
         expect_disconnects(application)
 
     def stop(self, timeout: float | None = None) -> None:

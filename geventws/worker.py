@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from datetime import datetime
 from time import monotonic
 from types import FunctionType, MethodType
@@ -27,7 +28,7 @@ from .errors import MissingPackage
 from .frameworks import expect_disconnects
 from .gateway import Gateway, TakenSocket, Upgrade
 from .listener import REQUEST_TIMEOUT, Listener, end_wait
-from .options import Options
+from .options import PREFIX, Options, RequestLimits
 
 try:
     from gunicorn.errors import AppImportError
@@ -286,6 +287,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
             options = Options.from_environ(os.environ).replace(**self.options)
         except (TypeError, ValueError) as exc:
             raise AppImportError(f"geventws: {exc}") from exc
+        for field in fields(RequestLimits):
+            if (variable := PREFIX + field.name.upper()) in os.environ:
+                flag = field.name.replace("_", "-")
+                self.log.warning("%s is for servers without gunicorn and changes nothing; use --%s", variable, flag)
         self._servers: list[StreamServer] = []
         self.gateway = Gateway(options)  # before the app: a signal may come while it is imported
         self._errors = _Errors(self.cfg)

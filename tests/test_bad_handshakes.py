@@ -7,8 +7,9 @@ import re
 import selectors
 import socket
 import ssl
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ import pytest
 
 from .crowd import page
 from .raw import ACCEPT, CLOSE, HANDSHAKE, TEXT, Raw, close_frame, frame, request
-from .servers import DEADLINE, FRONT_ENDS, Server, serve, wait_for
+from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, serve, wait_for
 from .test_capacity import cpu_seconds, plain_socket, process_id
 
 Certificate = tuple[str, str, ssl.SSLContext]
@@ -135,9 +136,13 @@ def parsed(sent: bytes, status: int = 400) -> Row:
     return Row(sent, (status, ""), (status, ""))
 
 
+def limited(sent: bytes, status: int, option: str) -> Row:
+    """Both parsers refuse it themselves; ours by the name of the option."""
+    return Row(sent, (status, ""), (status, option))
+
+
 GUNICORN_METHOD = "gunicorn wants 3 to 20 characters and no lower case before anybody looks for an Upgrade"
 GUNICORN_CODING = "gunicorn lets codings of RFC 9112 through to our check, our server only chunked"
-GUNICORN_431 = "gunicorn says what was too large by 431 of RFC 6585, pywsgi knows 400 only"
 GUNICORN_501 = "gunicorn answers a coding that it does not know by 501 as RFC 9112 §6.1 has it"
 SERVER_HOST = "our server's parser wants a Host itself, gunicorn leaves it to our check"
 
@@ -193,8 +198,8 @@ ROWS: dict[str, Row] = {
     "LF at the end of every line": parsed(GOOD.replace(b"\r\n", b"\n")),
     "two empty lines first": parsed(b"\r\n\r\n" + GOOD),
     "LF first": parsed(b"\n" + GOOD),
-    "a long request line": parsed(line(b"GET /" + b"a" * 9_000 + b" HTTP/1.1"), 414),
-    "a request line without an end": parsed(b"GET /" + b"a" * 20_000, 414),
+    "a long request line": limited(line(b"GET /" + b"a" * 9_000 + b" HTTP/1.1"), 414, "limit_request_line"),
+    "a request line without an end": limited(b"GET /" + b"a" * 20_000, 414, "limit_request_line"),
     # The target: RFC 9112 §3.2, RFC 6455 §4.2.1 (1)
     "a target without its slash": parsed(line(b"GET echo HTTP/1.1")),
     "asterisk form": parsed(line(b"GET * HTTP/1.1")),
@@ -342,12 +347,10 @@ ROWS: dict[str, Row] = {
     "ESC in a header": parsed(more(b"X-Value: a\x1b[31mb")),
     "DEL in a header": parsed(more(b"X-Value: a\x7fb")),
     "a unit separator behind the key": parsed(header("Sec-WebSocket-Key", KEY + b"\x1f")),
-    "a header line of 8191 bytes": Row(more(b"X-Value: " + b"a" * 8180), (431, ""), (400, ""), why=GUNICORN_431),
-    "a header line without an end": Row(
-        GOOD[:-2] + b"X-Value: " + b"a" * 20_000, (431, ""), (400, ""), why=GUNICORN_431
-    ),
-    "101 headers": Row(more(*[b"X-Value: a"] * 96), (431, ""), (400, ""), why=GUNICORN_431),
-    "2000 headers": Row(more(*[b"X-Value: a"] * 1995), (431, ""), (400, ""), why=GUNICORN_431),
+    "a header line of 8191 bytes": limited(more(b"X-Value: " + b"a" * 8180), 431, "limit_request_field_size"),
+    "a header line without an end": limited(GOOD[:-2] + b"X-Value: " + b"a" * 20_000, 431, "limit_request_field_size"),
+    "101 headers": limited(more(*[b"X-Value: a"] * 96), 431, "limit_request_fields"),
+    "2000 headers": limited(more(*[b"X-Value: a"] * 1995), 431, "limit_request_fields"),
     # A body: RFC 9112 §6
     "Content-Length 5 with its body": checked(more(b"Content-Length: 5") + b"hello", 400, "a handshake has no body"),
     "Content-Length 00": checked(more(b"Content-Length: 00"), 400, "a handshake has no body"),
@@ -425,6 +428,7 @@ def test_a_bad_handshake_is_refused_and_nothing_behind_it_is_read(
     head, _, body = answer.partition(b"\r\n\r\n")
     assert statuses(answer) == [status], answer
     assert b"\r\nconnection: close" in head.lower()
+    assert body or name == "HEAD"
     if word:
         assert b"\r\nContent-Type: text/plain; charset=utf-8" in head
         assert word in body.decode()
@@ -608,6 +612,79 @@ def test_a_head_full_of_offers_costs_no_more_than_another_of_its_size(
 
     plain = [b"X-Value: " + b"a" * (len(header) - 9) for header in lines]
     assert cost(more(*lines)) < 2 * cost(more(*plain)) + 0.3
+
+
+# Limits of the server's own, in gunicorn's names
+
+SIZED: dict[str, Callable[[int], bytes]] = {
+    "limit_request_line": lambda size: line(b"GET /echo?%s HTTP/1.1" % (b"a" * (size - 19))),
+    "limit_request_fields": lambda count: more(*[b"X-Value: a"] * (count - GOOD.count(b"\r\n") + 2)),
+    "limit_request_field_size": lambda size: more(b"X-Value: " + b"a" * (size - 11)),
+}
+DEFAULTS = {"limit_request_line": 8190, "limit_request_fields": 100, "limit_request_field_size": 8190}
+OTHERS = {"limit_request_line": 100, "limit_request_fields": 300, "limit_request_field_size": 70_000}
+
+
+@pytest.mark.parametrize("way", ["default", "flags", "variables", "flags before variables"])
+def test_a_request_head_has_gunicorns_limits_to_the_byte(tmp_path: Path, way: str) -> None:
+    limits = DEFAULTS if way == "default" else OTHERS
+    flags = [f"--{name.replace('_', '-')}={limit}" for name, limit in limits.items() if "flags" in way]
+    variables = {f"GEVENTWS_{name.upper()}": str(limit) for name, limit in limits.items() if "variables" in way}
+    if way == "flags before variables":
+        variables = dict.fromkeys(variables, "50")
+    with serve(APP, tmp_path, front_end="server", arguments=flags, env=variables) as server:
+        for name, limit in limits.items():
+            assert_echoes(server, SIZED[name](limit))
+            answer = server.exchange(SIZED[name](limit + 1))
+            assert statuses(answer) == [414 if name == "limit_request_line" else 431]
+            assert answer.endswith(b" %s allows\n" % name.encode())
+            server.wait_for_log(rf"ERROR\] .* {name} allows$")
+        lines = 8 * limits["limit_request_field_size"] // 2000
+        assert_echoes(server, more(*[b"X-Value: " + b"a" * 1989] * (lines - 1)))
+        assert b"all header lines together" in server.exchange(more(*[b"X-Value: " + b"a" * 1989] * (lines + 1)))
+
+
+OWN_SERVERS = {
+    "of gevent": "gevent.pywsgi.WSGIServer(('127.0.0.1', 0), app, handler_class=geventws.WebSocketHandler)",
+    "of geventws": "geventws.WebSocketServer(('127.0.0.1', 0), app, options={'limit_request_line': 100})",
+}
+
+
+@pytest.mark.parametrize("made", OWN_SERVERS)
+def test_the_server_of_a_program_has_limits_too(tmp_path: Path, made: str) -> None:
+    code = f"""
+import gevent.pywsgi
+import geventws
+from tests.apps_bad_handshakes import app
+server = {OWN_SERVERS[made]}
+server.start()
+print(f'serves app on http://127.0.0.1:{{server.server_port}}', flush=True)
+server.serve_forever()
+"""
+    env = {"PYTHONPATH": str(ROOT), "GEVENTWS_LIMIT_REQUEST_LINE": "100" if made == "of gevent" else "50"}
+    server = Server([sys.executable, "-c", code], "127.0.0.1:0", None, tmp_path / "log", env)
+    try:
+        assert_echoes(server, SIZED["limit_request_line"](100))
+        assert statuses(server.exchange(SIZED["limit_request_line"](101))) == [414]
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["TCP", "TLS"])
+def test_a_refusal_is_not_lost_by_what_the_client_still_sends(
+    tmp_path: Path, certificate: Certificate, tls: bool
+) -> None:
+    with serve(APP, tmp_path, front_end="server", certificate=certificate if tls else None) as server:
+        for _ in range(20):
+            answer = server.exchange(more(b"X-Value: " + b"a" * 400_000))
+            assert statuses(answer) == [431]
+            assert answer.endswith(b"limit_request_field_size allows\n")
+        assert server.log.count('"GET /echo HTTP/1.1" 431 ') == 20
+
+
+def test_limits_that_are_gunicorns_are_told_to_be(tmp_path: Path) -> None:
+    with serve(APP, tmp_path, front_end="worker", env={"GEVENTWS_LIMIT_REQUEST_LINE": "100"}) as server:
+        server.wait_for_log(r"WARNING\] GEVENTWS_LIMIT_REQUEST_LINE .*use --limit-request-line$")
 
 
 # Slow handshakes

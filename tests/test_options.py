@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from geventws.options import Options
+from geventws.options import Options, RequestLimits
 
 DEFAULTS = {
     "max_message_size": 1024 * 1024,
@@ -235,3 +235,35 @@ def test_number_past_its_bound_is_told_the_bound() -> None:
         Options.from_environ({"GEVENTWS_MAX_QUEUE": "0"})
     with pytest.raises(ValueError, match=r"GEVENTWS_PING_INTERVAL must be more than 0 seconds"):
         Options.from_environ({"GEVENTWS_PING_INTERVAL": "0"})
+
+
+# Limits of a request head, for servers without gunicorn
+
+
+def test_limits_of_a_request_head_are_checked_like_options() -> None:
+    assert dataclasses.asdict(RequestLimits.from_environ({"GEVENTWS_LIMIT_REQUEST_FIELDS": "20"})) == {
+        "limit_request_line": 8190,
+        "limit_request_fields": 20,
+        "limit_request_field_size": 8190,
+    }
+    wrong: list[tuple[str, Any]] = [
+        ("line", 0),
+        ("line", 8191),
+        ("fields", 0),
+        ("fields", 32_769),
+        ("fields", None),
+        ("field_size", -1),
+        ("field_size", 1.5),
+    ]
+    for name, value in wrong:
+        with pytest.raises((ValueError, TypeError), match=f"limit_request_{name}"):
+            RequestLimits(**{f"limit_request_{name}": value})
+        with pytest.raises(ValueError, match=f"GEVENTWS_LIMIT_REQUEST_{name.upper()}"):
+            RequestLimits.from_environ({f"GEVENTWS_LIMIT_REQUEST_{name.upper()}": str(value)})
+
+
+def test_variables_of_limits_are_known_to_the_options(caplog: pytest.LogCaptureFixture) -> None:
+    assert Options.from_environ({"GEVENTWS_LIMIT_REQUEST_LINE": "100"}) == Options()
+    assert not caplog.messages
+    with pytest.raises(ValueError, match="did you mean GEVENTWS_LIMIT_REQUEST_FIELDS"):
+        Options.from_environ({"GEVENTWS_LIMIT_REQUEST_FIELD": "100"})
