@@ -1,6 +1,7 @@
 """WebSockets for Flask and any WSGI app, on gevent: gunicorn -k geventws.Worker app:app."""
 
 import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,14 @@ def after_patching(event: object) -> None:
 # Here, because every way to run an app imports this before the app.
 _wanted = os.environ.get("GEVENTWS_COMPAT", "").strip().lower() or "off"
 if _wanted not in SWITCH:
-    raise ValueError(f"GEVENTWS_COMPAT must be on or off, not {_wanted!r}")
+    _why = f"GEVENTWS_COMPAT must be on or off, not {_wanted!r}"
+    _program = sys.argv[0] if hasattr(sys, "argv") else ""
+    _name = os.path.basename(_program.removesuffix(f"{os.sep}__main__.py"))
+    # The command's own way to end at a mistake; gunicorn starts a worker anew that ends with another status than 3.
+    _status = {"-m": 2, "flask": 2, "gunicorn": 3}.get(_name)  # -m while Python still looks for geventws.__main__
+    if _status is not None:
+        print(f"geventws: {_why}", file=sys.stderr)
+        sys.exit(_status)
+    raise ValueError(_why)
 if SWITCH[_wanted]:
     from . import compat as compat

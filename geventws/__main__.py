@@ -12,6 +12,7 @@ if __name__ == "__main__":
 
 import argparse
 import dataclasses
+import getpass
 import importlib
 import logging
 import os
@@ -21,6 +22,7 @@ import stat
 import subprocess
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -32,6 +34,7 @@ from gevent.event import Event
 from gevent.pool import Pool
 
 from . import __version__
+from .frameworks import why_no_app
 from .options import Options, RequestLimits, parse
 from .server import WebSocketServer
 
@@ -208,15 +211,43 @@ def _tls_context(chosen: argparse.Namespace) -> ssl.SSLContext | None:
         except OSError as exc:
             raise OSError(f"cannot read {name}: {exc.strerror}") from exc
     context: ssl.SSLContext = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    was_asked = False
+
+    def passphrase() -> str:
+        nonlocal was_asked
+        was_asked = True
+        return _passphrase(keyfile or certfile)
+
     try:
-        context.load_cert_chain(certfile, keyfile)
+        context.load_cert_chain(certfile, keyfile, passphrase)
     except ssl.SSLError as exc:
-        if keyfile:
+        if was_asked:
+            why = f"the passphrase does not open {keyfile or certfile}"
+        elif keyfile:
             why = f"{keyfile} is not the private key of {certfile}, or one of them is no PEM file"
         else:
             why = f"{certfile} is no PEM file with a certificate and its private key; give the key with --keyfile"
         raise ValueError(f"{why} ({exc.reason or exc})") from exc
     return context
+
+
+def _passphrase(name: str) -> str:
+    """Return the passphrase of a key file, from the terminal; without one from stdin.
+
+    Raises ValueError naming the file, where stdin has none either.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", getpass.GetPassWarning)
+            return getpass.getpass(f"Passphrase of {name}: ")
+    except (getpass.GetPassWarning, EOFError):
+        given = sys.stdin.readline().rstrip("\n") if sys.stdin is not None else ""
+    if not given:
+        raise ValueError(
+            f"{name} has a passphrase, and there is no terminal to ask for it: pass it to stdin, "
+            f"or write the key without one, by openssl pkey -in {name} -out plain.pem"
+        )
+    return given
 
 
 def load_app(name: str) -> Any:
@@ -251,8 +282,8 @@ def load_app(name: str) -> Any:
             app = app()
         except (Exception, SystemExit) as exc:
             _fail(f"calling {name}", exc)
-    if not callable(app):
-        raise AppError(f"{name} is no WSGI app: it is {type(app).__name__}, which cannot be called")
+    if why := why_no_app(app, name):
+        raise AppError(why)
     return app
 
 

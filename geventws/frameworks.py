@@ -5,6 +5,7 @@ Knows the shape of their objects; knows no server.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
 from typing import Any
@@ -64,6 +65,29 @@ def is_beside_view(greenlet: gevent.Greenlet) -> bool:
             in_flask = True
         frame = frame.f_back
     return in_flask
+
+
+def why_no_app(app: Any, name: str) -> str | None:
+    """Return what is wrong with an object that a server is to call as a WSGI app, which name names; None if nothing."""
+    if not callable(app):
+        return f"{name} is no WSGI app: it is {type(app).__name__}, which cannot be called"
+    try:
+        signature = inspect.signature(app, follow_wrapped=False)
+    except (TypeError, ValueError):  # of one that is compiled
+        return None
+    leading = list(signature.parameters.values())[:1]
+    if _takes(signature, None, None) and all(parameter.default is parameter.empty for parameter in leading):
+        return None
+    why = f"{name} is no WSGI app: it cannot be called with environ and start_response"
+    return f"{why}; if it makes the app, write {name}()" if _takes(signature) and not name.endswith("()") else why
+
+
+def _takes(signature: inspect.Signature, *arguments: Any) -> bool:
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
 
 
 def expect_disconnects(app: Any) -> None:

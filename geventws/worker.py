@@ -25,7 +25,7 @@ from gevent.server import StreamServer
 
 from . import handshake
 from .errors import MissingPackage
-from .frameworks import expect_disconnects
+from .frameworks import expect_disconnects, why_no_app
 from .gateway import Gateway, TakenSocket, Upgrade
 from .listener import REQUEST_TIMEOUT, Listener, end_wait
 from .options import PREFIX, Options, RequestLimits
@@ -296,6 +296,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._errors = _Errors(self.cfg)
         self._connections: dict[gevent.Greenlet, _HttpConnection] = {}
         super().load_wsgi()
+        if why := why_no_app(self.wsgi, getattr(self.app, "app_uri", None) or "the app"):
+            raise AppImportError(f"geventws: {why}")
         expect_disconnects(self.wsgi)
         someone_logs = type(self.log) is not Logger or getattr(self.log, "access_log_enabled", True)
         # Whether someone will look at gunicorn's request and response once a WebSocket has ended.

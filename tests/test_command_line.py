@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect, unix_connect
 
@@ -74,7 +75,10 @@ FILES = {
     "package/wrong.py": "from .absent import name\n",
     "things.py": (
         "number = 3\n\ndef fails():\n    raise RuntimeError('no database')\n\n"
-        "def leaves():\n    raise SystemExit('no database')\n\ndef gives_nothing():\n    pass\n"
+        "def leaves():\n    raise SystemExit('no database')\n\ndef gives_nothing():\n    pass\n\n"
+        "def create_app():\n    pass\n\ndef configured(settings=None, testing=False):\n    pass\n\n"
+        "async def asgi(scope, receive, send):\n    pass\n\n"
+        "class Application:\n    def __call__(self, environ, start_response):\n        pass\n"
     ),
     "regular-file": "",
     "junk.pem": "junk\n",
@@ -122,6 +126,7 @@ def run(directory: Path, *arguments: str, **variables: str) -> subprocess.Comple
         capture_output=True,
         text=True,
         timeout=DEADLINE,
+        start_new_session=True,  # without a terminal
     )
 
 
@@ -262,6 +267,10 @@ MISTAKES: dict[tuple[str, ...], str] = {
     ("things:number",): "things:number is no WSGI app: it is int",
     ("things:leaves()",): r"calling things:leaves\(\) failed: .*no database",
     ("things:gives_nothing()",): r"things:gives_nothing\(\) is no WSGI app: it is NoneType",
+    ("things:create_app",): r"things:create_app is no WSGI app: .*; if it makes the app, write things:create_app\(\)$",
+    ("things:configured",): r"things:configured is no WSGI app: .*; if it makes the app, write things:configured\(\)$",
+    ("things:Application",): r"things:Application is no WSGI app: .* write things:Application\(\)$",
+    ("things:asgi",): "things:asgi is no WSGI app: it cannot be called with environ and start_response$",
     ("good:app()",): r"calling good:app\(\) failed: TypeError",
     (): "MODULE:APP",
     ("good:app", "--bind", "8000"): "--bind must be HOST:PORT or unix:PATH, not '8000'",
@@ -281,6 +290,10 @@ MISTAKES: dict[tuple[str, ...], str] = {
     ("good:app", "--certfile", "cert.pem", "--keyfile", "absent.pem"): "absent.pem: No such file or directory",
     ("good:app", "--certfile", "cert.pem", "--keyfile", "junk.pem"): "junk.pem",
     ("good:app", "--certfile", "cert.pem", "--keyfile", "other.pem"): "other.pem is not the private key of cert.pem",
+    ("good:app", "--certfile", "cert.pem", "--keyfile", "secret.pem"): (
+        "secret.pem has a passphrase, and there is no terminal .* openssl pkey -in secret.pem -out plain.pem"
+    ),
+    ("good:app", "--certfile", "secret-too.pem"): "secret-too.pem has a passphrase, and there is no terminal",
     ("good:app", "--ping-interval", "often"): "--ping-interval must be a number of seconds or off, not 'often'",
     ("good:app", "--ping-interval", "-5"): "--ping-interval must be .*-5",
     ("good:app", "--ping-interval", "0"): r"--ping-interval must be .*\boff\b",
@@ -318,6 +331,7 @@ FAILURES = {
 WRONG_VARIABLES = {
     "GEVENTWS_PING_INTERVAL": ("often", "GEVENTWS_PING_INTERVAL must be a number of seconds or off, not 'often'"),
     "GEVENTWS_PING_TIMEOUT": ("-1", "GEVENTWS_PING_TIMEOUT must be .*-1"),
+    "GEVENTWS_COMPAT": ("maybe", "GEVENTWS_COMPAT must be on or off, not 'maybe'"),
     "GEVENTWS_PING_INTERVALL": ("5", "GEVENTWS_PING_INTERVALL .* did you mean GEVENTWS_PING_INTERVAL?"),
 }
 
@@ -334,6 +348,9 @@ def answer(tmp_path_factory: pytest.TempPathFactory) -> Answer:
     issued.cert_chain_pems[0].write_to_path(directory / "cert.pem")
     issued.private_key_pem.write_to_path(directory / "key.pem")
     authority.issue_cert("localhost").private_key_pem.write_to_path(directory / "other.pem")
+    lock(directory / "key.pem", directory / "secret.pem")
+    both = (directory / "secret.pem").read_text() + (directory / "cert.pem").read_text()
+    (directory / "secret-too.pem").write_text(both)
 
     with ThreadPoolExecutor(4) as pool:
         made_of_app = [(app,) for app in FAILURES]
@@ -341,6 +358,13 @@ def answer(tmp_path_factory: pytest.TempPathFactory) -> Answer:
         for name, (value, _) in WRONG_VARIABLES.items():
             answers[(name,)] = pool.submit(run, directory, "good:app", "--bind", "127.0.0.1:0", **{name: value})
     return lambda *made: answers[made].result()
+
+
+def lock(key: Path, locked: Path) -> None:
+    """Write a private key again, with the passphrase open sesame."""
+    private = serialization.load_pem_private_key(key.read_bytes(), None)
+    how = serialization.BestAvailableEncryption(b"open sesame")
+    locked.write_bytes(private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how))
 
 
 @pytest.mark.parametrize("made", MISTAKES, ids=shlex.join)
@@ -369,6 +393,35 @@ def assert_one_line(answer: subprocess.CompletedProcess[str], pattern: str) -> N
     assert re.fullmatch(r"geventws: .+\n", answer.stderr), answer.stderr
     assert re.search(pattern, answer.stderr), answer.stderr
     assert answer.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("program", "app", "variables", "complaint"),
+    [
+        ("flask", "things", {"GEVENTWS_COMPAT": "maybe"}, "GEVENTWS_COMPAT must be on or off, not 'maybe'"),
+        ("gunicorn", "good:app", {"GEVENTWS_COMPAT": "maybe"}, "GEVENTWS_COMPAT must be on or off, not 'maybe'"),
+        ("gunicorn", "things:create_app", {}, r"things:create_app is no WSGI app: .*, write things:create_app\(\)"),
+    ],
+)
+def test_flask_and_gunicorn_tell_a_mistake_in_one_line(
+    directory: Path, program: str, app: str, variables: dict[str, str], complaint: str
+) -> None:
+    arguments = {
+        "flask": ["--app", app, "geventws"],
+        "gunicorn": ["-k", "geventws.Worker", "--bind", "127.0.0.1:0", app],
+    }
+    answer = subprocess.run(
+        [sys.executable, "-m", program, *arguments[program]],
+        cwd=directory,
+        env=environment(variables),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert re.search(f"^geventws: {complaint}$", answer.stderr, re.MULTILINE), answer.stderr
+    assert answer.stderr.count("geventws: ") == 1
+    assert "Traceback" not in answer.stderr
+    assert answer.returncode != 0
 
 
 @pytest.mark.parametrize("kind", ["port", "unix"])
@@ -445,6 +498,36 @@ def test_tls(directory: Path, certificate: tuple[str, str, ssl.SSLContext], file
     with running(directory, "good:app", "--bind", "127.0.0.1:0", *arguments) as program:
         assert program.address().startswith("https://")
         assert program.get(tls=context).startswith("good")
+
+
+def test_a_passphrase_may_come_by_stdin_where_there_is_no_terminal(
+    directory: Path, certificate: tuple[str, str, ssl.SSLContext]
+) -> None:
+    lock(Path(certificate[1]), directory / "secret.pem")
+    arguments = ["good:app", "--bind=127.0.0.1:0", "--certfile", certificate[0], "--keyfile", "secret.pem"]
+
+    def start(passphrase: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            command(*arguments),
+            cwd=directory,
+            env=environment({}),
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        process.stdin.write(f"{passphrase}\n")
+        process.stdin.close()
+        return process
+
+    with start("open sesame") as process:
+        assert process.stderr is not None
+        assert "serves good:app on https://" in process.stderr.readline()
+        process.terminate()
+    with start("wrong") as process:
+        assert process.stderr is not None
+        assert re.match("geventws: the passphrase does not open secret.pem", process.stderr.readline())
 
 
 # Logs
