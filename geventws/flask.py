@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import inspect
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -390,7 +391,10 @@ def command(context: click.Context, arguments: tuple[str, ...]) -> None:
     if info.app_import_path:
         os.environ["FLASK_APP"] = info.app_import_path
     # A new program, as plugins of flask were imported by now which gevent must be patched before.
-    os.execv(sys.executable, [sys.executable, "-m", "geventws", "--flask", *arguments])
+    program = [sys.executable, "-m", "geventws", "--flask", *arguments]
+    if "pydevd" in sys.modules:  # the debugger's connection ends with this program
+        sys.exit(subprocess.call(program, env={"GEVENT_SUPPORT": "True", **os.environ}))
+    os.execv(sys.executable, program)
 
 
 def find_app() -> Flask:

@@ -54,7 +54,34 @@ MOST_WARNED = 100  # routes; without a framework's rule, paths are what stranger
 _warned: set[str] = set()
 
 
-class WebSocket:
+# What servers, frameworks and the transport call.
+_INTERNALS = {
+    "abandon",
+    "accept_no_more",
+    "accept_soon",
+    "answer",
+    "belongs_to",
+    "connection_lost",
+    "data_received",
+    "drained",
+    "end_is_told",
+    "eof_received",
+    "finish",
+    "has_ended",
+    "options",
+    "prepare",
+    "refusal",
+}
+
+
+class _ForViews(type):
+    """A class that help() and dir() show as views may use it."""
+
+    def __dir__(cls) -> list[str]:
+        return [name for name in super().__dir__() if name not in _INTERNALS]
+
+
+class WebSocket(metaclass=_ForViews):
     """A WebSocket as the view sees it, in environ["wsgi.websocket"].
 
     Any greenlet or thread may call any method at any time, but only one may wait in receive(). What another thread than

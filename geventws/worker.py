@@ -267,6 +267,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
     alive: bool
     gateway: Gateway | None = None
     _stop_greenlet: gevent.Greenlet | None = None
+    _quit_greenlet: gevent.Greenlet | None = None
 
     @classmethod
     def with_options(cls, **options: Any) -> type[Worker]:
@@ -434,6 +435,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         while not self._stop_greenlet.ready():
             self.notify()  # a view that still cleans up is no hanging worker
             self._stop_greenlet.join(1.0)
+        if self._quit_greenlet is not None:
+            self._quit_greenlet.join()  # it calls a hook, and its sys.exit() is meant for us, not for Python's own end
 
     @property
     def _grace(self) -> float:
@@ -454,7 +457,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         gevent.spawn_later(FIRST_REQUEST_GRACE, self._end_waiting)
         gateway.stop(within)
         for server in self._servers:
-            if not server.pool.join(max(end - monotonic(), 0)):
+            if not server.pool.join(max(end - monotonic(), 0)) and self._quit_greenlet is None:
                 sys.exit(0)  # HTTP that hangs: gunicorn would kill the worker in a moment, with less ado
 
     def _end_waiting(self) -> None:
@@ -470,12 +473,13 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """SIGINT and SIGQUIT."""
         self.alive = False
         self._begin_stop(min(QUICK_STOP, self._grace))
-        gevent.spawn(self._quit, sig, frame)
+        if self._quit_greenlet is None:  # Ctrl-C comes twice: from the terminal and from the arbiter
+            self._quit_greenlet = gevent.spawn(self._quit, sig, frame)
 
     def _quit(self, sig: int, frame: Any) -> None:
         if self._stop_greenlet is not None:
             self._stop_greenlet.join()
-        super().handle_quit(sig, frame)
+        super(GeventWorker, self).handle_quit(sig, frame)  # GeventWorker's would do this in one more greenlet
 
     def notify(self) -> None:
         """Show the arbiter a sign of life, once a second; max_requests ends a worker without any signal."""

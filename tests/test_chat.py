@@ -417,6 +417,37 @@ def test_second_window_takes_over_and_the_first_says_so(chromium: Browser, room:
     assert second.texts("#people bdi") == ["Anna"]
 
 
+def test_second_tab_is_a_second_person_until_it_gives_the_same_name(chromium: Browser, room: Server) -> None:
+    anna = Tab(chromium, room, "Anna")
+    second = Tab(chromium, room, page=anna.page.context.new_page())
+    assert second.page.get_by_label("Your name").input_value() == ""
+    second.enter("Ben")
+    second.wait_for("#state[data-state=connected]")
+    assert anna.texts("#state") == ["Connected"]
+    anna.page.reload()
+    assert anna.page.get_by_label("Your name").input_value() == "Anna"
+
+
+def test_who_is_alone_reads_how_not_to_be(chromium: Browser, room: Server) -> None:
+    anna = Tab(chromium, room, "Anna")
+    anna.wait_for("#alone", "second window")
+    ben = Tab(chromium, room, "Ben")
+    anna.wait_for_end_of("#alone:not([hidden])")
+    ben.page.close()
+    anna.wait_for("#alone:not([hidden])")
+
+
+@pytest.mark.parametrize("text", ["short", "\u05e9\u05dc\u05d5\u05dd \u05dc\u05db\u05d5\u05dc\u05dd", "12"])
+def test_time_keeps_its_distance_from_the_words(chromium: Browser, room: Server, text: str) -> None:
+    anna = Tab(chromium, room, "Anna")
+    anna.say(text)
+    anna.wait_for_end_of(".pending")
+    words, clock = (anna.page.locator(f".message {name}").bounding_box() for name in (".words", "time"))
+    assert words and clock
+    gap = max(clock["x"] - words["x"] - words["width"], words["x"] - clock["x"] - clock["width"])
+    assert gap >= 11
+
+
 def test_too_long_message_stays_in_the_field(chromium: Browser, room: Server) -> None:
     anna = Tab(chromium, room, "Anna")
     anna.say("x" * 1001)

@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -80,6 +81,22 @@ def refusal(server: Server, path: str, **options: Any) -> Any:
 
 
 # Who it is
+
+
+def test_flask_geventws_comes_up_under_a_debugger(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    debugged = [sys.executable, "-X", "frozen_modules=off", "-m", "debugpy", "--listen", f"127.0.0.1:{port}"]
+    command = [*debugged, "-m", "flask", "--app", "tests.apps_middleware:app", "geventws", "--bind", "127.0.0.1:0"]
+    server = Server(command, "127.0.0.1:0", None, tmp_path / "log", {})
+    try:
+        with server.connect("/echo") as ws:
+            ws.send("hello")
+            assert ws.recv(DEADLINE) == "hello"
+    finally:
+        server.stop(signal.SIGINT)
+    assert "KeyError" not in server.log
 
 
 def test_user_session_and_g_are_there_in_a_view_however_long_it_waits(server: Server) -> None:

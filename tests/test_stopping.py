@@ -100,6 +100,33 @@ def test_live_connections_get_1012_and_the_server_leaves(tmp_path: Path, front_e
         assert_left_by_themselves(server)
 
 
+@pytest.mark.parametrize("guest", ["nobody", "a page that was served", "a page that hangs", "a WebSocket"])
+def test_ctrl_c_in_gunicorns_terminal_shows_no_traceback(tmp_path: Path, guest: str) -> None:
+    conf = tmp_path / "conf.py"
+    # A hook that lasts until the worker has seen that it is to end; without one that is a matter of 0.1 s.
+    conf.write_text(
+        "import time\n"
+        "def post_worker_init(worker):\n    print('ready for signals', flush=True)\n"
+        "def worker_int(worker):\n    time.sleep(1.5)\n    print('the hook has run', flush=True)\n"
+    )
+    arguments = ["--workers", "2", "--config", str(conf)]
+    with serve(APP, tmp_path, front_end="worker", arguments=arguments) as server, ExitStack() as stack:
+        if guest == "a page that was served":
+            stack.enter_context(ending(kept_alive(server)))
+        elif guest == "a page that hangs":
+            stack.enter_context(server.socket()).sendall(b"GET /hang HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            server.wait_for_log("hanging page begins")
+        elif guest == "a WebSocket":
+            stack.enter_context(server.connect("/echo"))
+        wait_for(lambda: server.log.count("ready for signals") == 2, "start of both workers")
+        for pid in (server.process.pid, *workers(server)):
+            os.kill(pid, signal.SIGINT)
+        assert exit_status(server) == 0
+        assert_left_by_themselves(server)
+        assert "SystemExit" not in server.log
+        assert server.log.count("the hook has run") == 2
+
+
 @pytest.mark.parametrize(("front_end", "number"), SIGNALS)
 def test_silent_peers_and_sleeping_views_do_not_hold_it_up(tmp_path: Path, front_end: str, number: int) -> None:
     with serve(APP, tmp_path, front_end=front_end, arguments=SHORT[front_end]) as server:

@@ -16,8 +16,8 @@ const LOG_LIMIT = 500; // entries
 
 const [state, entrance, nameField, nameError, room, people, count] =
   ["state", "entrance", "name", "name-error", "room", "people", "count"].map((id) => document.getElementById(id));
-const [log, newer, composer, textField, textError] =
-  ["log", "newer", "composer", "text", "text-error"].map((id) => document.getElementById(id));
+const [log, alone, newer, composer, textField, textError] =
+  ["log", "alone", "newer", "composer", "text", "text-error"].map((id) => document.getElementById(id));
 
 const title = document.title;
 const key = remembered("key") ?? randomId(); // tells the server that a returning browser is the same one
@@ -41,7 +41,7 @@ const handlers = {
     welcomed = true;
     me = you;
     remember("key", key);
-    remember("name", you.name);
+    rememberName(you.name);
     nameField.value = you.name;
     members.clear();
     for (const who of present) members.set(who.name, who);
@@ -208,7 +208,6 @@ function clock(seconds) {
   const text = date.toLocaleString([], { timeStyle: "short", dateStyle: today ? undefined : "short" });
   const time = element("time", "", text);
   time.dateTime = date.toISOString();
-  time.dir = "auto";
   return time;
 }
 
@@ -226,6 +225,7 @@ function colour(entry, { id }) {
 
 function showPeople() {
   count.textContent = members.size;
+  alone.hidden = members.size > 1;
   people.replaceChildren(
     ...[...members.values()].map((who) => {
       const item = element("li");
@@ -278,6 +278,21 @@ function remember(item, value) {
   } catch {}
 }
 
+// Of this tab alone, for a reload: a second tab is a second person, until it gives the first one's name.
+function rememberName(name) {
+  try {
+    sessionStorage.setItem("chat.name", name);
+  } catch {}
+}
+
+function rememberedName() {
+  try {
+    return sessionStorage.getItem("chat.name");
+  } catch {
+    return null;
+  }
+}
+
 entrance.addEventListener("submit", (event) => {
   event.preventDefault();
   nameError.textContent = nameField.value.trim() ? "" : "Please give a name.";
@@ -320,4 +335,4 @@ window.addEventListener("online", () => (retry || socket) && connect()); // the 
 // The page does not see the server's pings: only an answer shows that a silent connection is alive.
 setInterval(() => transmit({ ping: true }), PING_INTERVAL);
 
-nameField.value = remembered("name") ?? "";
+nameField.value = rememberedName() ?? "";
