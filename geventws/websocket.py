@@ -40,6 +40,10 @@ FAREWELL = 1.0  # seconds
 # How long the sends of others than the view to a WebSocket that has ended are dropped, as they were a moment before. A
 # view learns of the end when it next waits; who only ever sends has to learn of it some time, too.
 NEWS_TAKES = 10.0  # seconds
+# How many sends of the view's own are, for each message that it has received: it may be in a loop over all members, in
+# which it says several things to each. One that streams has to learn of the end by a send.
+OWN_DROPS = 16
+_NONE_DROPPED = (-1, 0)  # messages in the queue when the view sent last, and how many it has sent since
 # Message size, in characters or bytes, from which header and payload go to the kernel without being joined before.
 LARGE = 16_384
 # Bytes that were sent on a connection from which some may wait, unread, in the peer's system when it is given up.
@@ -105,7 +109,7 @@ class WebSocket(metaclass=_ForViews):
         "_closer",
         "_connection",
         "_debug",
-        "_dropped_before",
+        "_dropped",
         "_drops_until",
         "_end_told",
         "_hub",
@@ -165,7 +169,7 @@ class WebSocket(metaclass=_ForViews):
         self._streak = streak_of_hub()
         self._turn_ends = 0.0  # by time.monotonic(); 0 until the view was quick, and once it was not
         self._drops_until = 0.0  # by time.monotonic(), sends of others since the end
-        self._dropped_before = -1  # messages in the queue when a send of the view's was dropped
+        self._dropped = _NONE_DROPPED
         self._close_end = 0  # bytes sent once our Close is
         self._acknowledged = 0  # bytes that the peer had when the close deadline was set
         self._resuming = False  # _take_in_more() will be called
@@ -350,7 +354,7 @@ class WebSocket(metaclass=_ForViews):
         Waits while more than max_outbox bytes wait for the peer. Other greenlets run else only where one sends for
         long to this WebSocket alone. Interrupted by a gevent.Timeout or kill, the message leaves whole or not at all.
         Raises ConnectionClosed when the connection has ended. Until the view knows of the end, by receive(), what
-        another greenlet sends is dropped instead, for 10 seconds at most, and one message of the view's own.
+        another greenlet sends is dropped instead, for 10 seconds at most, and up to 16 messages of the view's own.
         """
         if here.hub is not self._hub:
             self._call(WebSocket.send, message, binary)
@@ -385,10 +389,12 @@ class WebSocket(metaclass=_ForViews):
         """Raise ConnectionClosed, or drop a message as it would have been a moment earlier, until the view knows.
 
         What others than the view send is none of their failure. The view itself may be in a loop over all members,
-        and is told by its next receive(): for each message that it received one that it sends is dropped.
+        and is told by its next receive(): for each message that it received OWN_DROPS that it sends are dropped.
         """
         if self._view is getcurrent():
-            may_drop, self._dropped_before = self._dropped_before != len(self._queue), len(self._queue)
+            waiting, (waited, count) = len(self._queue), self._dropped
+            self._dropped = waiting, count + 1 if waiting == waited else 1
+            may_drop = self._dropped[1] <= OWN_DROPS
         else:
             self._drops_until = self._drops_until or monotonic() + NEWS_TAKES
             may_drop = self._view is not None and monotonic() < self._drops_until

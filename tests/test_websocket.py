@@ -29,7 +29,7 @@ from geventws.deadlines import Deadline
 from geventws.errors import ConnectionClosed, WebSocketError
 from geventws.frames import CLOSE, CONTINUATION, FIN, PONG, TEXT, encode_frame
 from geventws.transport import Transport
-from geventws.websocket import FAREWELL, WebSocket
+from geventws.websocket import FAREWELL, OWN_DROPS, WebSocket
 
 from .pairs import (
     Certificate,
@@ -690,6 +690,22 @@ WAYS = [
 
 def _descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_view_may_say_several_things_to_a_peer_that_has_gone(opened: Opener) -> None:
+    ws, peer = opened()
+    ws.belongs_to(gevent.getcurrent())
+    peer.send("one", "two")
+    assert ws.receive() == "one"
+    peer.sock.close()
+    until_closed(ws, "the end of the peer")
+    for message in ("two", None):
+        for _ in range(OWN_DROPS):
+            ws.send("to all members, of which the view is one")
+        if message:
+            assert ws.receive() == message
+    with pytest.raises(ConnectionClosed):
+        ws.send("by a view that only sends")
 
 
 def test_a_thousand_connections_ended_in_every_way_leave_nothing(opened: Opener) -> None:
