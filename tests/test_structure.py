@@ -20,6 +20,7 @@ FLOORS = {
     "frames": 1,
     "permessage_deflate": 2,
     "handshake": 3,
+    "message": 3,
     "connection": 4,
     "deadlines": 5,
     "loglines": 5,
