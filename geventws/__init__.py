@@ -17,6 +17,7 @@ from .errors import (
 from .options import SWITCH, Options
 
 if TYPE_CHECKING:
+    from .message import Prepared
     from .server import WebSocketHandler, WebSocketServer
     from .websocket import WebSocket
     from .worker import Worker
@@ -24,6 +25,7 @@ else:
     # Imported when asked for: every run of pytest imports this package for its plugin, and may neither wait for
     # gevent nor have it before a conftest patches; and only the Worker needs gunicorn.
     _MODULES = {
+        "Prepared": "message",
         "WebSocket": "websocket",
         "WebSocketHandler": "server",
         "WebSocketServer": "server",
@@ -49,6 +51,7 @@ __all__ = [
     "InvalidPayload",
     "MessageTooBig",
     "Options",
+    "Prepared",
     "ProtocolError",
     "WebSocket",
     "WebSocketError",

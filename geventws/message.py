@@ -1,6 +1,6 @@
-"""Messages: the one that is still arriving.
+"""Messages: one that is to be sent, one that is sent to many, and one that is still arriving.
 
-Knows what text and binary are; knows no frame order, connection or socket.
+Knows what text and binary are, and the frame of a whole message; knows no connection or socket.
 """
 
 from __future__ import annotations
@@ -8,10 +8,67 @@ from __future__ import annotations
 import codecs
 
 from .errors import InvalidPayload
-from .frames import mask_joined
+from .frames import BINARY, FIN, RSV1, TEXT, encode_frame, mask_joined
+from .permessage_deflate import Deflate, Settings, compress
+
+Sendable = str | bytes | bytearray | memoryview
 
 NOT_UTF_8 = "text is not UTF-8"
 SMALL_PIECE = 4096  # bytes of a message below which a piece is joined to others at once
+
+
+def encode(message: Sendable, binary: bool | None = None) -> tuple[int, bytes]:
+    """Return first byte and payload of a message's frame: str as text, bytes-like as binary, unless `binary` decides.
+
+    Raises TypeError for another type and ValueError for text that UTF-8 cannot carry.
+    """
+    if isinstance(message, str):
+        payload = message.encode()
+    elif isinstance(message, (bytes, bytearray, memoryview)):
+        payload = bytes(message)
+        if binary is False:
+            payload.decode()  # a text frame with anything but UTF-8 would end the connection at the peer
+    else:
+        raise TypeError(f"a message is str or bytes, not {type(message).__name__}; send_json() sends other values")
+    return FIN | (BINARY if binary or (binary is None and not isinstance(message, str)) else TEXT), payload
+
+
+class Prepared:
+    """One message to be sent to many: its frame is made once for each encoding, whatever the number of connections.
+
+    str is text and bytes-like binary; binary=True or False decides otherwise. Raises TypeError for another type and
+    ValueError for text that UTF-8 cannot carry.
+    """
+
+    __slots__ = ("_first", "_frames", "_payload")
+
+    def __init__(self, message: Sendable, binary: bool | None = None) -> None:
+        self._first, self._payload = encode(message, binary)
+        self._frames: dict[Settings | None, bytes] = {}  # None: as it is
+
+    @property
+    def message(self) -> str | bytes:
+        """The message as the peer's view gets it."""
+        return self._payload.decode() if self._first == FIN | TEXT else self._payload
+
+    def frame(self, deflate: Deflate | None) -> bytes:
+        """Return the frame for a server's connection that compresses so, which will send it next."""
+        settings = deflate.settings if deflate is not None and len(self._payload) >= deflate.threshold else None
+        frame = self._frames.get(settings) or self._make(settings)
+        if deflate is not None and frame[0] & RSV1:
+            deflate.forget_sent()  # what its compressor remembers is not what the peer has seen last
+        return frame
+
+    def _make(self, settings: Settings | None) -> bytes:
+        payload = compress(self._payload, settings) if settings else None
+        if payload is not None:
+            frame = encode_frame(self._first | RSV1, payload)
+        elif settings:
+            frame = self._frames.get(None) or self._make(None)
+        else:
+            frame = encode_frame(self._first, self._payload)
+        self._frames[settings] = frame
+        return frame
 
 
 class Incomplete:

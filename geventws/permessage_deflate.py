@@ -16,6 +16,7 @@ from .options import Options
 NAME = "permessage-deflate"
 
 Parameters = Sequence[tuple[str, str | None]]
+Settings = tuple[int, int, int]  # level, window bits and memory level of a compressor
 
 _FLAGS = ("server_no_context_takeover", "client_no_context_takeover")
 _LIMITS = ("server_max_window_bits", "client_max_window_bits")
@@ -25,9 +26,9 @@ _TAIL = b"\x00\x00\xff\xff"  # the end of every flush, which does not travel (§
 _LAST_BLOCK = b"\x03\x00"  # an empty block that ends a DEFLATE stream (RFC 1951 §3.2.6)
 _MOST_STREAMS = 16  # DEFLATE streams in one message; each costs a copy of what is left of it
 
-# Compressors that nobody uses, by level, window bits and memory level. A full flush makes one as good as new, and
+# Compressors that nobody uses. A full flush makes one as good as new, and
 # spares 256 KiB of malloc for each message: 4.3 µs for 144 bytes of JSON, instead of 62 where malloc asks the kernel.
-_free: dict[tuple[int, int, int], list[Any]] = {}
+_free: dict[Settings, list[Any]] = {}
 
 
 class Agreement(NamedTuple):
@@ -102,9 +103,9 @@ class Deflate:
         "_keeps_compressor",
         "_keeps_inflater",
         "_peer_bits",
-        "_settings",
         "_streams",
         "pending",
+        "settings",
         "threshold",
     )
 
@@ -115,7 +116,7 @@ class Deflate:
         self.threshold = options.deflate_threshold  # bytes; smaller messages are sent as they are
         # zlib tidies the hash table of its memory level each time a small window has passed: 121 to 57 µs for 4 KiB.
         memory_level = options.deflate_memory_level if bits > 11 else min(options.deflate_memory_level, 5)
-        self._settings = options.deflate_level, max(bits, 9), memory_level
+        self.settings = options.deflate_level, max(bits, 9), memory_level  # of our compressor
         self._peer_bits = max(peer_bits, 9)  # zlib takes 9 for 8 when it compresses
         self._keeps_compressor = not forgets
         self._keeps_inflater = not peer_forgets
@@ -126,19 +127,16 @@ class Deflate:
 
     def compress(self, payload: bytes) -> bytes | None:
         """Return a payload compressed, None where it is better sent as it is. Source: RFC 7692 §7.2.1."""
-        if self._keeps_compressor:
-            compressor, self._compressor = self._compressor or _new_compressor(*self._settings), None
-            compressed = _flushed(compressor, payload, zlib.Z_SYNC_FLUSH) if payload else None
-            self._compressor = compressor  # not one that ran out of memory, whose bytes the peer would miss
-            return compressed
-        free = _free.setdefault(self._settings, [])
-        try:
-            compressor = free.pop()
-        except IndexError:
-            compressor = _new_compressor(*self._settings)
-        compressed = _flushed(compressor, payload, zlib.Z_FULL_FLUSH)
-        free.append(compressor)
-        return compressed if len(compressed) < len(payload) else None
+        if not self._keeps_compressor:
+            return compress(payload, self.settings)
+        compressor, self._compressor = self._compressor or _new_compressor(*self.settings), None
+        compressed = _flushed(compressor, payload, zlib.Z_SYNC_FLUSH) if payload else None
+        self._compressor = compressor  # not one that ran out of memory, whose bytes the peer would miss
+        return compressed
+
+    def forget_sent(self) -> None:
+        """Look back no more at what was sent: the peer got a compressed payload that is not from here."""
+        self._compressor = None
 
     def inflate(self, piece: bytes, most: int, *, last: bool) -> bytes:
         """Return what the next piece of a message inflates to, the first `most` bytes of it, 1 at least.
@@ -193,6 +191,18 @@ class Deflate:
             inflater.decompress(_LAST_BLOCK)
         if not inflater.eof or inflater.unused_data:
             raise InvalidPayload("compressed message is incomplete")
+
+
+def compress(payload: bytes, settings: Settings) -> bytes | None:
+    """Return a payload compressed by itself, looking back at nothing; None where it is better sent as it is."""
+    free = _free.setdefault(settings, [])
+    try:
+        compressor = free.pop()
+    except IndexError:
+        compressor = _new_compressor(*settings)
+    compressed = _flushed(compressor, payload, zlib.Z_FULL_FLUSH)
+    free.append(compressor)
+    return compressed if len(compressed) < len(payload) else None
 
 
 def _new_compressor(level: int, bits: int, memory_level: int) -> Any:
