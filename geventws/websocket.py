@@ -25,6 +25,7 @@ from .connection import CLOSED, LOCAL_CLOSING, OPEN, REMOTE_CLOSING, Connection,
 from .deadlines import Deadline
 from .errors import CloseCode, ConnectionClosed, HandshakeError, WebSocketError
 from .keepalive import Keepalive
+from .message import Prepared, Sendable
 from .options import Options
 from .threads import HubEnded, call, here, home
 from .transport import NO_MEMORY, Transport
@@ -348,7 +349,7 @@ class WebSocket(metaclass=_ForViews):
         except RecursionError as exc:
             raise ValueError("JSON is nested too deeply") from exc
 
-    def send(self, message: str | bytes | bytearray | memoryview, binary: bool | None = None) -> None:
+    def send(self, message: Sendable | Prepared, binary: bool | None = None) -> None:
         """Send str as a text message, bytes-like as a binary one; binary=True or False decides otherwise.
 
         Waits while more than max_outbox bytes wait for the peer. Other greenlets run else only where one sends for
@@ -364,18 +365,10 @@ class WebSocket(metaclass=_ForViews):
         if transport.congested:  # a view that gives up waiting each time must not fill the memory either
             self._wait_while(lambda: transport.congested and connection.may_send)
         try:
-            if (type(message) is str or type(message) is bytes) and len(message) >= LARGE:
-                header, frame = connection.encode_parts(message, binary)
-                transport.write(header, more=True)
-            else:
-                frame = connection.encode_message(message, binary)
+            self._write(transport, message, binary)
         except ConnectionClosed:
             self._drop_or_raise()
             return
-        transport.write(frame, more=(True if self._queue else connection.limited) if self._turn_ends else False)
-        self.messages_sent += 1
-        if self._debug:
-            self._log(logging.DEBUG, "> %s", _describe(message))
         if transport.congested or transport.broken:
             self._wait_while(lambda: transport.congested and connection.may_send)
             if transport.broken:
@@ -384,6 +377,38 @@ class WebSocket(metaclass=_ForViews):
             streak.go_on(is_own=self._view is None or self._view is getcurrent())
         else:
             streak.target, streak.until = self, 0.0
+
+    def post(self, message: Sendable | Prepared, binary: bool | None = None) -> bool:
+        """Send a message as send() does, but never wait, nor let another greenlet run; return whether it was queued.
+
+        False means that nothing was queued: send() would wait for the peer, or the connection has ended or begun to
+        end. A hub callback may call it.
+        """
+        if here.hub is not self._hub:
+            try:
+                return self._call(WebSocket.post, message, binary)
+            except ConnectionClosed:  # and so has its hub
+                return False
+        transport = self._transport or self._open_transport()
+        if transport.congested or transport.broken or not self._connection.may_send:
+            return False
+        self._write(transport, message, binary)
+        return not transport.broken
+
+    def _write(self, transport: Transport, message: Sendable | Prepared, binary: bool | None) -> None:
+        """Have the frame of a message leave, with the next ones where more messages wait for the view."""
+        connection = self._connection
+        if (type(message) is str or type(message) is bytes) and len(message) >= LARGE:
+            header, frame = connection.encode_parts(message, binary)
+            transport.write(header, more=True)
+        else:
+            frame = connection.encode_message(message, binary)
+        transport.write(frame, more=(True if self._queue else connection.limited) if self._turn_ends else False)
+        if transport.broken:
+            return
+        self.messages_sent += 1
+        if self._debug:
+            self._log(logging.DEBUG, "> %s", _describe(message))
 
     def _drop_or_raise(self) -> None:
         """Raise ConnectionClosed, or drop a message as it would have been a moment earlier, until the view knows.
@@ -867,6 +892,8 @@ def _limit(seconds: float | None, what: str) -> gevent.Timeout:
 
 
 def _describe(event: object) -> str:
+    if isinstance(event, Prepared):
+        event = event.message
     if isinstance(event, (str, bytes, bytearray, memoryview)):
         kind = "text" if isinstance(event, str) else "binary"
         return f"{kind} {event[:64]!r}{f'… ({len(event)})' if len(event) > 64 else ''}"

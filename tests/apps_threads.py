@@ -104,6 +104,22 @@ def thread_large(ws: geventws.WebSocket, kind: str, count: int) -> None:
     in_thread(kind, "large", talk)
 
 
+@sockets.route("/<kind>/post")
+def thread_post(ws: geventws.WebSocket, kind: str) -> None:
+    """A thread posts until too much waits for the client, which reads nothing; then the view closes, and it posts."""
+
+    def talk() -> list[bool]:
+        posted = [ws.post(geventws.Prepared("hello"))]
+        while posted[-1] and len(posted) < 1000:
+            posted.append(ws.post(bytes(1 << 18)))
+        ws.close()
+        return [*posted, ws.post("late")]
+
+    ws.accept(max_outbox=1 << 18)
+    posted = in_thread(kind, "post", talk)
+    print(f"posted {ws.path} {posted.count(True)} of {len(posted)}", flush=True)
+
+
 @sockets.route("/<kind>/flood")
 def thread_flood(ws: geventws.WebSocket, kind: str) -> None:
     """A thread sends and sends; the view ends at the first message, while it does."""

@@ -29,7 +29,7 @@ from geventws.websocket import WebSocket
 
 from .crowd import page
 from .pairs import Certificate, Opener, hold_hub, until, watched_hub
-from .raw import PING, Raw, request
+from .raw import BINARY, CLOSE, PING, TEXT, Raw, request
 from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, serve, wait_for
 from .test_stopping import closing
 
@@ -124,6 +124,21 @@ def test_thread_waits_for_a_slow_reader(servers: dict[str, Server], front_end: s
     with servers[front_end].connect(f"/{kind}/large/20", max_size=None, max_queue=1) as ws:
         for number in range(20):
             assert ws.recv(DEADLINE) == bytes([number]) * (1 << 20)
+
+
+@each
+def test_post_of_a_thread_tells_whether_it_was_queued(servers: dict[str, Server], front_end: str, kind: str) -> None:
+    server = servers[front_end]
+    with Raw(server, request(f"/{kind}/post")) as raw:
+        raw.head()
+        told = wait_for(lambda: re.search(rf"posted /{kind}/post (\d+) of (\d+)", server.log), "end of the thread")
+        assert raw.frame() == (TEXT, b"hello")
+        taken = 1
+        while (frame := raw.frame())[0] == BINARY:
+            assert frame[1] == bytes(1 << 18)
+            taken += 1
+        assert frame[0] == CLOSE
+        assert (int(told[1]), int(told[2])) == (taken, taken + 2)  # False for too much, and behind the close
 
 
 @each

@@ -28,6 +28,7 @@ from geventws.connection import Close, Event, Failure, Ping, Pong
 from geventws.deadlines import Deadline
 from geventws.errors import ConnectionClosed, WebSocketError
 from geventws.frames import CLOSE, CONTINUATION, FIN, PONG, TEXT, encode_frame
+from geventws.message import Prepared
 from geventws.transport import Transport
 from geventws.websocket import FAREWELL, OWN_DROPS, WebSocket
 
@@ -385,6 +386,137 @@ def test_reset_noticed_by_a_blocked_send_has_its_reason(opened: Opener) -> None:
     sender.join()
     until_closed(ws)
     assert ws.close_reason == "connection reset by peer"
+
+
+# post()
+
+
+def post_all(ws: WebSocket, size: int) -> int:
+    """Post messages of this many bytes until one is not taken; return how many were. No other greenlet may run."""
+    ran: list[bool] = []
+    for kind in range(50):
+        gevent.spawn(ran.append, True) if kind else get_hub().loop.run_callback(ran.append, True)
+    count = 0
+    while ws.post(bytes([count]) * size):
+        count += 1
+    assert ran == []
+    return count
+
+
+@pytest.mark.parametrize("size", [1000, 30_000])
+@pytest.mark.parametrize("kind", KINDS)
+def test_post_to_a_peer_that_stopped_reading_is_false_and_queues_nothing(opened: Opener, kind: str, size: int) -> None:
+    ws, peer = opened(kind, buffer=SMALL, max_outbox=100_000, ping_interval=None)
+    count = post_all(ws, size)
+    transport = ws._transport
+    assert transport is not None
+    waiting = transport.waiting
+    assert 100_000 < waiting <= 100_000 + size + 4
+    assert [ws.post("more") for _ in range(10)] == [False] * 10
+    assert (transport.waiting, ws.messages_sent) == (waiting, count)
+    assert [peer.receive() for _ in range(count)] == [bytes([number]) * size for number in range(count)]
+    until(lambda: not transport.congested, "room")
+    assert ws.post("again") is True
+    assert peer.receive() == "again"
+
+
+def test_post_may_be_called_from_a_hub_callback(opened: Opener) -> None:
+    ws, peer = opened(accept=False)
+    posted: list[bool] = []
+    for message in ("one", b"two", Prepared("three")):
+        get_hub().loop.run_callback(lambda message=message: posted.append(ws.post(message)))
+    settle()
+    assert posted == [True, True, True]
+    peer.open()
+    assert [peer.receive() for _ in range(3)] == ["one", b"two", "three"]
+
+
+@pytest.mark.parametrize("end", ["close", "finish", "peer's close", "eof", "reset", "broken rule"])
+def test_post_after_the_end_is_false(opened: Opener, end: str) -> None:
+    ws, peer = opened("tcp")
+    if end == "close":
+        ws.close()
+    elif end == "finish":
+        opened.spawn(ws.finish)
+    elif end == "reset":
+        reset(peer.sock)
+    elif end == "eof":
+        peer.sock.close()
+    else:
+        peer.sock.sendall(close_frame() if end == "peer's close" else b"\xff")
+    until(lambda: not ws.post("late"), "False")
+    sent = ws.messages_sent
+    settle()
+    assert not ws.post("late")
+    assert not ws.post(Prepared("late"))
+    assert ws.messages_sent == sent
+
+
+def test_post_that_meets_the_end_is_false_and_not_counted(opened: Opener) -> None:
+    """The reset has not been read yet, so that writing is what tells of it."""
+    for size in (10, 30_000):
+        ws, peer = opened("tcp", buffer=SMALL)
+        reset(peer.sock)
+        assert [ws.post(bytes(size)) for _ in range(3)] == [False] * 3
+        assert ws.messages_sent == 0
+
+
+def test_post_behind_the_peers_close_is_taken_while_the_view_has_its_say(opened: Opener) -> None:
+    ws, peer = opened()
+    peer.sock.sendall(peer.frame("question") + close_frame())
+    settle()
+    assert ws.post("answer")
+    assert ws.receive() == "question"
+    assert ws.receive() is None
+    assert not ws.post("late")
+    assert peer.read_all()[0] == "answer"
+
+
+def test_posts_while_messages_wait_leave_together(opened: Opener) -> None:
+    ws, peer, sends = recording_pair(opened)
+    peer.send("one", "two")
+    settle()
+    assert all(ws.post(f"re: {number}") for number in range(5))
+    assert sends == []
+    settle()
+    assert len(sends) == 1
+    assert [peer.receive() for _ in range(5)] == [f"re: {number}" for number in range(5)]
+
+
+def test_posts_to_all_never_let_another_greenlet_run(opened: Opener) -> None:
+    pairs = [opened(buffer=SMALL, max_outbox=10_000) for _ in range(10)]
+    ran: list[bool] = []
+    gevent.spawn(ran.append, True)
+    prepared = Prepared("x" * 5000)
+    results = [[ws.post(prepared) for ws, _ in pairs] for _ in range(100)]
+    hold_hub(0.01)
+    results += [[ws.post(prepared) for ws, _ in pairs] for _ in range(100)]
+    assert ran == []
+    assert results[0] == [True] * 10
+    assert results[-1] == [False] * 10
+
+
+@pytest.mark.parametrize("use", ["send", "post"])
+def test_prepared_message_is_sent_counted_and_logged_as_any(
+    opened: Opener, use: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "geventws")
+    pairs = [opened() for _ in range(3)]
+    for prepared, message in ((Prepared("é"), "é"), (Prepared(bytes(70_000)), bytes(70_000))):
+        for ws, peer in pairs:
+            assert getattr(ws, use)(prepared) is (None if use == "send" else True)
+            assert peer.receive() == message
+    assert [ws.messages_sent for ws, _ in pairs] == [2, 2, 2]
+    settle()
+    assert caplog.messages.count("unix > text 'é'") == 3
+
+
+@pytest.mark.parametrize("message", [None, 5, ["a"], {"a": 1}, "\ud800"])
+def test_what_is_no_message_is_refused_by_post(opened: Opener, message: Any) -> None:
+    ws, peer = opened()
+    with pytest.raises((TypeError, UnicodeError)):
+        ws.post(message)
+    assert (ws.messages_sent, peer.has_data()) == (0, False)
 
 
 # close() by another greenlet
@@ -1619,6 +1751,7 @@ def test_accept_after_does_nothing_once_answered(opened: Opener) -> None:
     [
         lambda ws: ws.receive(timeout=0),
         lambda ws: ws.send("x"),
+        lambda ws: ws.post("x"),
         lambda ws: ws.ping(timeout=0),
         lambda ws: ws.closed,
         lambda ws: ws.close(),
