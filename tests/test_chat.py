@@ -13,13 +13,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import websocket
 
-from .servers import DEADLINE, ROOT, Server, missing
+from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, missing, serve
+from .test_readme import blocks
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -274,6 +276,36 @@ def test_slow_reader_delays_nobody_and_is_dropped(server: Server, visit: Visit) 
                 break
         else:
             pytest.fail("the slow reader is still in the room")
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_member_that_stops_reading_holds_up_and_closes_no_other_in_the_docs_either(
+    tmp_path: Path, front_end: str
+) -> None:
+    (app,) = (block.code for block in blocks((ROOT / "docs" / "testing.md").read_text()) if "# app.py" in block.code)
+    (tmp_path / "app.py").write_text(app)
+    with serve("app:app", tmp_path, front_end=front_end, env={"PYTHONPATH": f"{tmp_path}:{ROOT}"}) as server:
+
+        def member(name: str, sock: socket.socket | None = None) -> websocket.WebSocket:
+            login = HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE)
+            login.request("POST", f"/login/{name}")
+            cookie = (login.getresponse().getheader("Set-Cookie") or "").partition(";")[0]
+            login.close()
+            sock = sock or server.socket()
+            ws = websocket.create_connection(server.url("/chat"), socket=sock, cookie=cookie, subprotocols=["v1"])
+            ws.settimeout(15)  # a room that waits for the slow one would wait for send_timeout, 20 s
+            return ws
+
+        sock = server.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow, talker, listener = member("slow", sock), member("talker"), member("listener")
+        for number in range(48):  # 12 MiB, twice what kernel and outbox hold
+            text = f"{number} {'x' * (1 << 18)}"
+            talker.send(text)
+            for ws in (talker, listener):
+                assert json.loads(ws.recv()) == {"from": "talker", "text": text}
+        for ws in (talker, listener, slow):
+            ws.shutdown()
 
 
 class Tab:

@@ -7,15 +7,12 @@ import json
 import time
 import unicodedata
 from collections import deque
-from contextlib import suppress
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
-import gevent
 from flask import Flask, render_template
-from gevent.queue import Queue
 
-from geventws import ConnectionClosed, WebSocket
+from geventws import Prepared, WebSocket
 from geventws.flask import Sockets
 
 MAX_NAME, MAX_TEXT = 24, 1000  # characters
@@ -30,24 +27,16 @@ class Refused(Exception):
     """A person's mistake, answered in words; a program's mistake closes the connection."""
 
 
-class Member:
-    """A person in the room. post() never waits: a slow reader holds up nobody else."""
+class Member(NamedTuple):
+    """A person in the room."""
 
-    def __init__(self, ws: WebSocket, who: dict[str, str]) -> None:
-        self.ws, self.who = ws, who
-        self.queue: Queue[str] = Queue(maxsize=100)
-        self.writer = gevent.spawn(self.write)
+    ws: WebSocket
+    who: dict[str, str]
 
-    def write(self) -> None:
-        with suppress(ConnectionClosed):  # the view sees it too, and leaves the room
-            for event in self.queue:
-                self.ws.send(event)
-
-    def post(self, event: str) -> None:
-        if self.queue.full():
+    def post(self, event: str | Prepared) -> None:
+        """Send an event without waiting: a slow reader holds up nobody else."""
+        if not self.ws.post(event):
             self.ws.close(1013, "reading too slowly")
-        else:
-            self.queue.put_nowait(event)
 
 
 @app.get("/")
@@ -108,7 +97,6 @@ def say(member: Member, text: str, id: str) -> None:
 
 
 def leave(member: Member) -> None:
-    member.writer.kill(block=False)
     name = member.who["name"].casefold()
     if members.get(name) is member:  # not when another window took the place over
         del members[name]
@@ -116,6 +104,6 @@ def leave(member: Member) -> None:
 
 
 def broadcast(event: dict[str, Any]) -> None:
-    encoded = json.dumps(event)
+    encoded = Prepared(json.dumps(event))
     for member in list(members.values()):
         member.post(encoded)
