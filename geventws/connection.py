@@ -47,6 +47,7 @@ class State(Enum):
     OPEN = "open"
     LOCAL_CLOSING = "local closing"  # our Close is sent
     REMOTE_CLOSING = "remote closing"  # theirs is received
+    FAILING = "failing"  # the peer broke a rule and is not told yet
     CLOSED = "closed"
 
 
@@ -55,21 +56,24 @@ class Step(Enum):
 
     CLOSE_SENT = "close sent"
     CLOSE_RECEIVED = "close received"
+    RULE_BROKEN = "rule broken"
     EOF = "eof"
-    FAILED = "failed"
 
 
-OPEN, LOCAL_CLOSING, REMOTE_CLOSING, CLOSED = State
-CLOSE_SENT, CLOSE_RECEIVED, EOF, FAILED = Step
+OPEN, LOCAL_CLOSING, REMOTE_CLOSING, FAILING, CLOSED = State
+CLOSE_SENT, CLOSE_RECEIVED, RULE_BROKEN, EOF = Step
 
 NEXT = {
     (OPEN, CLOSE_SENT): LOCAL_CLOSING,
     (OPEN, CLOSE_RECEIVED): REMOTE_CLOSING,
+    (OPEN, RULE_BROKEN): FAILING,
     (LOCAL_CLOSING, CLOSE_RECEIVED): CLOSED,
+    (LOCAL_CLOSING, RULE_BROKEN): CLOSED,  # one Close in all: the peer has ours (§5.5.1)
     (REMOTE_CLOSING, CLOSE_SENT): CLOSED,
+    (FAILING, CLOSE_SENT): CLOSED,
 }
-# A lost peer and a broken rule end the connection from anywhere (§7.1.4, §7.1.7).
-NEXT |= {(state, end): CLOSED for state in State for end in (EOF, FAILED)}
+# A lost peer ends the connection from anywhere (§7.1.4).
+NEXT |= {(state, EOF): CLOSED for state in State}
 
 
 class Ping(NamedTuple):
@@ -111,7 +115,6 @@ class Connection:
     __slots__ = (
         "_buffer",
         "_client",
-        "_ended",
         "_failure",
         "_header",
         "_left",
@@ -122,7 +125,6 @@ class Connection:
         "close_code",
         "close_reason",
         "deflate",
-        "has_failed",
         "inflated",
         "limited",
         "max_message_size",
@@ -139,9 +141,7 @@ class Connection:
         self.deflate = deflate
         self.inflated = 0  # bytes that compressed messages became
         self.limited = False  # receive_data() stopped at its limit: call it again
-        self.has_failed = False  # the peer broke a rule and is not told yet
         self._client = client
-        self._ended = False  # the peer's Close or failure is seen: what follows is thrown away
         self._failure: Failure | None = None
         self._buffer = b""
         self._offset = 0  # of the first byte of _buffer that is not parsed
@@ -159,7 +159,7 @@ class Connection:
         Failure come last: what follows them is thrown away, and close() gives the bytes that answer them.
         """
         events: list[Event] = []
-        if self._ended:
+        if self.state is not OPEN and not self._may_receive:
             return events
         start = 0
         if self._buffer:
@@ -192,7 +192,7 @@ class Connection:
                     limit += 1  # that was no frame yet
                     break
                 start = stop
-                if self._ended:
+                if self.state is not OPEN and not self._may_receive:
                     break
                 between_messages = self._message is None and not self._client
                 if self.deflate is not None and self.inflated >= self._most_inflated:
@@ -201,7 +201,7 @@ class Connection:
             self._fail(InvalidPayload(NOT_UTF_8), events)
         except ProtocolError as exc:
             self._fail(exc, events)
-        if self._ended or (start == end and not self._is_inflating):
+        if (start == end and not self._is_inflating) or not self._may_receive:
             self._buffer, self._offset, self.limited = b"", 0, False
         elif not limit or self._is_inflating:
             self._buffer, self._offset, self.limited = data, start, True
@@ -322,14 +322,15 @@ class Connection:
         else:
             code, reason = parse_close(payload)
             self.state = NEXT[self.state, CLOSE_RECEIVED]
-            self._ended = True
             self._pongs.clear()
             self._settle(code, reason)
             events.append(Close(code, reason))
 
     def _fail(self, error: ProtocolError, events: list[Event]) -> None:
         self._failure = Failure(int(error.close_code), str(error))
-        self._ended = self.has_failed = True
+        self.state = NEXT[self.state, RULE_BROKEN]
+        if self.state is CLOSED:
+            self._pongs.clear()
         self._message = self.deflate = None
         events.append(self._failure)
 
@@ -340,12 +341,16 @@ class Connection:
     @property
     def may_send(self) -> bool:
         """Whether messages may still be sent: our Close is not."""
-        return self.state is OPEN or self.state is REMOTE_CLOSING
+        return self.state is not LOCAL_CLOSING and self.state is not CLOSED
+
+    @property
+    def _may_receive(self) -> bool:
+        """Whether what comes still counts: the peer has neither closed nor broken a rule."""
+        return self.state is OPEN or self.state is LOCAL_CLOSING
 
     def receive_eof(self, reason: str = "") -> None:
         """Note that the byte stream has ended: without a Close before, the close code is 1006 (§7.1.5)."""
         self._settle(CloseCode.ABNORMAL_CLOSURE, reason)
-        self._ended, self.has_failed = True, False
         self._message = self.deflate = None
         self._buffer, self._offset, self.limited = b"", 0, False
         self._pongs.clear()
@@ -410,25 +415,19 @@ class Connection:
         tells a peer that broke a rule which one. Raises ValueError for a code that may not be sent and a
         reason that UTF-8 cannot carry.
         """
-        if self.has_failed:
-            assert self._failure is not None
-            code, reason = self._failure
         payload = close_payload(code, reason)
-        if self.has_failed:
-            self.has_failed = False
-            is_told = self.state is LOCAL_CLOSING
-            self._settle(code, reason)
-            self._pongs.clear()
-            self.state = NEXT[self.state, FAILED]
-            return b"" if is_told else self._frame(CLOSE, payload)
         if not self.may_send:
             return b""
         if self.state is REMOTE_CLOSING:
             assert self.close_code is not None
             # §5.5.1 "typically echos the status code": 1005 means none came, so none goes.
             payload = b"" if self.close_code == CloseCode.NO_STATUS_RECEIVED else close_payload(self.close_code)
-        else:
-            self._settle(code, reason)
+        elif self.state is FAILING:
+            assert self._failure is not None
+            code, reason = self._failure
+            payload = close_payload(code, reason)
+            self._pongs.clear()
+        self._settle(code, reason)
         self.state = NEXT[self.state, CLOSE_SENT]
         return self._frame(CLOSE, payload)
 

@@ -21,9 +21,10 @@ from gevent import getcurrent
 from gevent.hub import Waiter
 
 from . import handshake, loglines, permessage_deflate
-from .connection import CLOSED, LOCAL_CLOSING, OPEN, REMOTE_CLOSING, Connection, Event, Ping, Pong
+from .connection import CLOSED, FAILING, OPEN, REMOTE_CLOSING, Connection, Event, Ping, Pong
 from .deadlines import Deadline
 from .errors import CloseCode, ConnectionClosed, HandshakeError, WebSocketError
+from .frames import close_payload
 from .keepalive import Keepalive
 from .message import Prepared, Sendable
 from .options import Options
@@ -473,9 +474,9 @@ class WebSocket(metaclass=_ForViews):
         if here.hub is not self._hub:
             self._call(WebSocket.close, code, reason)
             return
+        close_payload(code, reason)  # an error of the caller's is one in every state
         transport = self._open_transport()
-        was_closing = self._connection.state in (LOCAL_CLOSING, CLOSED) and not self._connection.has_failed
-        if transport.broken or was_closing:
+        if transport.broken or not self._connection.may_send:
             return
         frame = self._connection.close(code, reason)
         if self._debug:
@@ -504,7 +505,7 @@ class WebSocket(metaclass=_ForViews):
     def closed(self) -> bool:
         """Whether the connection has ended or begun to end: no message sent now would be answered."""
         transport = self._open_transport()
-        return self._connection.state is not OPEN or self._connection.has_failed or transport.broken
+        return self._connection.state is not OPEN or transport.broken
 
     @property
     def close_code(self) -> int | None:
@@ -737,7 +738,7 @@ class WebSocket(metaclass=_ForViews):
 
     def eof_received(self) -> None:
         """The peer ended the byte stream; that is fine only behind a Close."""
-        if self._connection.state is REMOTE_CLOSING or self._connection.has_failed:
+        if self._connection.state in (REMOTE_CLOSING, FAILING):
             return  # the answer may still reach it
         assert self._transport is not None
         self._connection.receive_eof()
@@ -776,7 +777,7 @@ class WebSocket(metaclass=_ForViews):
     def _on_close_deadline(self) -> None:
         """The view had its say, or the peer did not end the connection in time."""
         assert self._transport is not None
-        if self._connection.state is REMOTE_CLOSING or self._connection.has_failed:
+        if self._connection.state in (REMOTE_CLOSING, FAILING):
             self.close()
             return
         transport = self._transport
@@ -799,7 +800,7 @@ class WebSocket(metaclass=_ForViews):
         """Return when a message is queued or none will come any more."""
         connection = self._connection
         is_slow = monotonic() > self._turn_ends
-        if connection.state is REMOTE_CLOSING or connection.has_failed:
+        if connection.state in (REMOTE_CLOSING, FAILING):
             self.close()
         if self.before_wait is not None and connection.state is OPEN:
             self.before_wait()  # which may let other greenlets run

@@ -16,12 +16,13 @@ from geventws.connection import (
     CLOSE_SENT,
     CLOSED,
     EOF,
-    FAILED,
+    FAILING,
     FRAGMENT_WEIGHT,
     LOCAL_CLOSING,
     NEXT,
     OPEN,
     REMOTE_CLOSING,
+    RULE_BROKEN,
     Close,
     Connection,
     Event,
@@ -335,11 +336,14 @@ def test_table_leads_from_each_state_by_each_step() -> None:
     closing = {
         (OPEN, CLOSE_SENT): LOCAL_CLOSING,
         (OPEN, CLOSE_RECEIVED): REMOTE_CLOSING,
+        (OPEN, RULE_BROKEN): FAILING,
         (LOCAL_CLOSING, CLOSE_RECEIVED): CLOSED,
+        (LOCAL_CLOSING, RULE_BROKEN): CLOSED,
         (REMOTE_CLOSING, CLOSE_SENT): CLOSED,
+        (FAILING, CLOSE_SENT): CLOSED,
     }
     for state, step in itertools.product(State, Step):
-        expected = CLOSED if step in (EOF, FAILED) else closing.get((state, step))
+        expected = CLOSED if step is EOF else closing.get((state, step))
         assert NEXT.get((state, step)) == expected
 
 
@@ -350,6 +354,8 @@ def in_state(state: State) -> Connection:
         connection.close(1001, "away")
     elif state is REMOTE_CLOSING:
         connection.receive_data(plain_frame(0x88, b"\x03\xe9away"))
+    elif state is FAILING:
+        connection.receive_data(b"\xff")
     elif state is CLOSED:
         connection.receive_eof()
     assert connection.state is state
@@ -362,6 +368,7 @@ def in_state(state: State) -> Connection:
         (OPEN, "88 05 0fa0 627965", LOCAL_CLOSING),
         (LOCAL_CLOSING, "", LOCAL_CLOSING),
         (REMOTE_CLOSING, "88 02 03e9", CLOSED),
+        (FAILING, "88 38 03ea" + b"reserved bits 111 set, and no extension uses them here".hex(), CLOSED),
         (CLOSED, "", CLOSED),
     ],
 )
@@ -375,7 +382,7 @@ def test_close_sends_one_close_frame_in_all(state: State, frame: str, after: Sta
 @pytest.mark.parametrize("state", State)
 def test_message_is_refused_once_our_close_is_sent(state: State) -> None:
     connection = in_state(state)
-    if state in (OPEN, REMOTE_CLOSING):
+    if state in (OPEN, REMOTE_CLOSING, FAILING):
         assert connection.encode_message("a") == b"\x81\x01a"
     else:
         with pytest.raises(ConnectionClosed) as caught:
@@ -396,7 +403,7 @@ def test_fault_tells_the_peer_in_one_close_frame_in_all(state: State) -> None:
     events = connection.receive_data(b"\xff")
     assert [type(event) for event in events] == ([Failure] if state in (OPEN, LOCAL_CLOSING) else [])
     frame = connection.close()
-    expected = {OPEN: b"\x03\xea", REMOTE_CLOSING: b"\x03\xe9"}.get(state, b"")
+    expected = {OPEN: b"\x03\xea", REMOTE_CLOSING: b"\x03\xe9", FAILING: b"\x03\xea"}.get(state, b"")
     assert frame[2:4] == expected
     assert connection.state is CLOSED
 
@@ -407,7 +414,7 @@ def test_eof_ends_every_state(state: State) -> None:
     for _ in range(2):
         connection.receive_eof()
         assert connection.state is CLOSED
-        assert connection.close_code == (1006 if state in (OPEN, CLOSED) else 1001)
+        assert connection.close_code == (1006 if state in (OPEN, FAILING, CLOSED) else 1001)
         assert connection.receive_data(plain_frame(0x81, b"a")) == []
         assert connection.close() == b""
     with pytest.raises(ConnectionClosed):

@@ -18,7 +18,7 @@ from websockets.protocol import Protocol, Side
 from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
-from geventws.connection import Close, Connection, Event, Failure, Ping, Pong
+from geventws.connection import FAILING, Close, Connection, Event, Failure, Ping, Pong
 from geventws.handshake import parse_extensions
 from geventws.options import Options
 from geventws.permessage_deflate import Agreement, Deflate, negotiate
@@ -347,7 +347,7 @@ def test_failed_connection_gives_its_memory_back() -> None:
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert connection.has_failed
+    assert connection.state is FAILING
     assert held < 10_000
 
 
@@ -457,8 +457,8 @@ def test_any_chunks_give_the_same_events(wires: list[bytes], keeps: bool, sizes:
         for most in (1 << 62, limit):
             connection = joined(agreement, max_message_size=200)
             assert verdict(receive(connection, pieces, most)) == events
-            assert connection.has_failed == whole.has_failed
-            if not whole.has_failed:
+            assert connection.state is whole.state
+            if whole.state is not FAILING:
                 assert connection.inflated == whole.inflated
 
 

@@ -16,7 +16,7 @@ from gevent import pywsgi
 import geventws.connection
 import geventws.frames
 import geventws.handshake
-from geventws.connection import Connection, Event, Ping
+from geventws.connection import OPEN, Connection, Event, Ping
 from geventws.errors import ProtocolError
 from geventws.frames import CONTINUATION, encode_header
 from geventws.handshake import Request
@@ -74,7 +74,7 @@ class StopsAtItsLimitForGood(Connection):
 class GoesOnAfterTheEnd(Connection):
     def receive_data(self, data: bytes = b"", *limits: int, **more: int) -> list[Event]:
         events = super().receive_data(data, *limits, **more)
-        self._ended = False
+        self.state = OPEN
         return events
 
 

@@ -24,7 +24,7 @@ import gevent.lock
 import pytest
 from gevent import get_hub
 
-from geventws.connection import Close, Event, Failure, Ping, Pong
+from geventws.connection import Close, Event, Failure, Ping, Pong, State
 from geventws.deadlines import Deadline
 from geventws.errors import ConnectionClosed, WebSocketError
 from geventws.frames import CLOSE, CONTINUATION, FIN, PONG, TEXT, encode_frame
@@ -571,6 +571,24 @@ def test_close_is_idempotent_and_refuses_what_may_not_travel(opened: Opener) -> 
     event = peer.receive()
     assert event == Close(1001, "é" * 61)
     assert ws.close_code == 1001
+
+
+@pytest.mark.parametrize("state", State)
+def test_close_refuses_what_may_not_travel_in_every_state(opened: Opener, state: State) -> None:
+    ws, peer = opened()
+    if state is State.LOCAL_CLOSING:
+        ws.close()
+    elif state is State.CLOSED:
+        peer.sock.close()
+        until_closed(ws)
+    elif state is not State.OPEN:  # a message that waits for the view keeps the end from being answered
+        peer.sock.sendall(peer.frame("first") + (b"\xff" if state is State.FAILING else close_frame()))
+        settle()
+    assert ws._connection.state is state
+    for code in (999, 1005, 1006, 5000):
+        with pytest.raises(ValueError, match=str(code)):
+            ws.close(code)
+    assert ws._connection.state is state
 
 
 def test_nothing_is_sent_behind_a_close(opened: Opener) -> None:

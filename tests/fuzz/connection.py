@@ -17,11 +17,12 @@ from geventws.connection import (
     CLOSE_SENT,
     CLOSED,
     EOF,
-    FAILED,
+    FAILING,
     LOCAL_CLOSING,
     NEXT,
     OPEN,
     REMOTE_CLOSING,
+    RULE_BROKEN,
     Close,
     Connection,
     Event,
@@ -130,8 +131,7 @@ class Session:
     def check_state(self) -> None:
         assert self.connection.state is self._state
         assert self.connection.close_code == self._close_code
-        assert self.connection.may_send is (self._state in (OPEN, REMOTE_CLOSING))
-        assert self.connection.has_failed is (self.failure is not None and self._state is not CLOSED)
+        assert self.connection.may_send is (self._state in (OPEN, REMOTE_CLOSING, FAILING))
 
     # What comes in
 
@@ -175,6 +175,9 @@ class Session:
                 self._unanswered.clear()
             elif isinstance(event, Failure):
                 assert event.code in (1002, 1007, 1009) and event.reason
+                self._state = NEXT[self._state, RULE_BROKEN]
+                if self._state is CLOSED:
+                    self._unanswered.clear()
         self.check_state()
 
     def _settle(self, code: int) -> None:
@@ -197,23 +200,23 @@ class Session:
     def close(self, argument: int) -> object:
         code, reason = CLOSES[argument % len(CLOSES)]
         connection, state, failure = self.connection, self._state, self.failure
-        failed = connection.has_failed
         try:
             wire = connection.close(code, reason)
         except ValueError:
-            assert not failed and (not may_travel(code) or reason == "\ud800")
+            assert not may_travel(code) or reason == "\ud800"
             return ValueError
-        assert failed or (may_travel(code) and reason != "\ud800")
-        if failed and failure is not None:
+        assert may_travel(code) and reason != "\ud800"
+        if state is FAILING:
+            assert failure is not None
             code, reason = failure
             self._unanswered.clear()
         elif state is REMOTE_CLOSING:
             code, reason = self._close_code or 0, ""
-        if failed or state is OPEN:
+        if state in (OPEN, FAILING):
             self._settle(code)
-        self._state = NEXT[state, FAILED] if failed else NEXT.get((state, CLOSE_SENT), state)
+        self._state = NEXT.get((state, CLOSE_SENT), state)
         cut = reason.encode()[:123].decode(errors="ignore")
-        expected = [Close(code, cut)] if state in (OPEN, REMOTE_CLOSING) else []
+        expected = [Close(code, cut)] if state in (OPEN, REMOTE_CLOSING, FAILING) else []
         assert bool(wire) is bool(expected) and self._tell(wire) == expected
         self._is_told = self._is_told or bool(wire)
         return expected
@@ -228,7 +231,7 @@ class Session:
         except (TypeError, ValueError) as exc:
             assert message in (None, "\udfff", b"\xff" * 200)
             return type(exc)
-        assert self._state in (OPEN, REMOTE_CLOSING)
+        assert self._state in (OPEN, REMOTE_CLOSING, FAILING)
         payload = message.encode() if isinstance(message, str) else bytes(message)
         is_text = isinstance(message, str) if binary is None else not binary
         expected = [payload.decode() if is_text else payload]
