@@ -107,8 +107,7 @@ class Keepalive:
             self._dead_at = math.inf
             if transport.last_received < self._pinged_at and transport.reading and not transport.blocked:
                 if not self._is_taking():
-                    self._connection.receive_eof(f"no sign of life within {self._timeout:g} s of a ping")
-                    transport.abort()
+                    transport.abort(f"no sign of life within {self._timeout:g} s of a ping")
                     return
                 self._dead_at = now + (self._timeout or 0)
         if now >= self._ping_at and self._interval is not None:

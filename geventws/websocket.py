@@ -21,6 +21,7 @@ from gevent import getcurrent
 from gevent.hub import Waiter
 
 from . import handshake, loglines, permessage_deflate
+from .closing import Closing
 from .connection import CLOSED, FAILING, OPEN, REMOTE_CLOSING, Connection, Event, Ping, Pong
 from .deadlines import Deadline
 from .errors import CloseCode, ConnectionClosed, HandshakeError, WebSocketError
@@ -37,8 +38,6 @@ log = logging.getLogger("geventws")
 
 T = TypeVar("T")
 
-# How long a Close or a broken rule waits for the view to answer messages that came in just before it.
-FAREWELL = 1.0  # seconds
 # How long the sends of others than the view to a WebSocket that has ended are dropped, as they were a moment before. A
 # view learns of the end when it next waits; who only ever sends has to learn of it some time, too.
 NEWS_TAKES = 10.0  # seconds
@@ -48,8 +47,6 @@ OWN_DROPS = 16
 _NONE_DROPPED = (-1, 0)  # messages in the queue when the view sent last, and how many it has sent since
 # Message size, in characters or bytes, from which header and payload go to the kernel without being joined before.
 LARGE = 16_384
-# Bytes that were sent on a connection from which some may wait, unread, in the peer's system when it is given up.
-UNREAD = 16_384
 # What a peer may have inflated at a time, before others have their turn; the second once a pass has done its work. A
 # message of that size or more takes two turns, between which reading stops: with 4096, echoes of 4 KiB to 64 peers take
 # 9 to 16 % more processor time.
@@ -105,10 +102,8 @@ class WebSocket(metaclass=_ForViews):
         "__dict__",
         "__weakref__",
         "_acceptor",
-        "_acknowledged",
         "_answered",
-        "_close_end",
-        "_closer",
+        "_closing",
         "_connection",
         "_debug",
         "_dropped",
@@ -172,14 +167,12 @@ class WebSocket(metaclass=_ForViews):
         self._turn_ends = 0.0  # by time.monotonic(); 0 until the view was quick, and once it was not
         self._drops_until = 0.0  # by time.monotonic(), sends of others since the end
         self._dropped = _NONE_DROPPED
-        self._close_end = 0  # bytes sent once our Close is
-        self._acknowledged = 0  # bytes that the peer had when the close deadline was set
         self._resuming = False  # _take_in_more() will be called
         self._turns: Turns | None = None  # where messages may be compressed
         self._end_told = False
         self._keepalive: Keepalive | None = None
         self._acceptor: Deadline | None = None
-        self._closer: Deadline | None = None
+        self._closing: Closing | None = None  # once a Close is due
 
     def __repr__(self) -> str:
         state = "not accepted" if self._transport is None else self._connection.state.value
@@ -481,9 +474,7 @@ class WebSocket(metaclass=_ForViews):
         frame = self._connection.close(code, reason)
         if self._debug:
             self._log(logging.DEBUG, "> close %s %s", self.close_code, printable(self.close_reason))
-        self._deadline_in(self._options.close_timeout)
-        transport.write(frame)
-        self._close_end = transport.bytes_sent + transport.waiting
+        self._end(transport).send(frame)
         if self._connection.state is CLOSED:
             transport.finish()
         else:
@@ -630,7 +621,7 @@ class WebSocket(metaclass=_ForViews):
         """Leave the connection to the process that this one was forked from."""
         if self._transport is not None:
             self._transport.abandon()
-        for timed in (self._keepalive, self._closer, self._acceptor):
+        for timed in (self._keepalive, self._closing, self._acceptor):
             if timed is not None:
                 timed.cancel()
 
@@ -732,16 +723,21 @@ class WebSocket(metaclass=_ForViews):
             transport.finish()
             self._wake_all()
         elif self._queue:
-            self._deadline_in(min(FAREWELL, self._options.close_timeout))
+            self._end(transport).wait_for_view()
         else:
             self.close()
+
+    def _end(self, transport: Transport) -> Closing:
+        """Return what bounds the end from now on."""
+        if self._closing is None:
+            self._closing = Closing(self._connection, transport, self._options, self.close)
+        return self._closing
 
     def eof_received(self) -> None:
         """The peer ended the byte stream; that is fine only behind a Close."""
         if self._connection.state in (REMOTE_CLOSING, FAILING):
             return  # the answer may still reach it
         assert self._transport is not None
-        self._connection.receive_eof()
         self._transport.close()
 
     def drained(self) -> None:
@@ -754,9 +750,10 @@ class WebSocket(metaclass=_ForViews):
     def connection_lost(self, reason: str) -> None:
         """The socket is closed."""
         self._connection.receive_eof(reason)
-        for timed in (self._keepalive, self._closer):
+        for timed in (self._keepalive, self._closing):
             if timed is not None:
                 timed.cancel()
+        self._closing = None  # which holds this
         if self._streak.target is self:
             self._streak.target = None
         self._wake_all()
@@ -764,35 +761,6 @@ class WebSocket(metaclass=_ForViews):
         lost = self._transport.undelivered
         end = f"{self.close_reason}; {lost} bytes before it were not taken" if lost else self.close_reason
         self._log(logging.INFO, "%s close %s %s", printable(self.path), self.close_code, printable(end))
-
-    # Deadlines
-
-    def _deadline_in(self, seconds: float) -> None:
-        assert self._transport is not None
-        if self._closer is None:
-            self._closer = Deadline(self._on_close_deadline)
-        self._closer.set(monotonic() + seconds)
-        self._acknowledged = self._transport.acknowledged()
-
-    def _on_close_deadline(self) -> None:
-        """The view had its say, or the peer did not end the connection in time."""
-        assert self._transport is not None
-        if self._connection.state in (REMOTE_CLOSING, FAILING):
-            self.close()
-            return
-        transport = self._transport
-        transport.read_now()
-        acknowledged = transport.acknowledged()
-        # Our Close may wait behind data that the peer still takes, if slowly: in the outbox, which send_timeout
-        # watches, or in the kernel, which would throw it away.
-        is_slow = transport.blocked and self._options.send_timeout is not None
-        is_slow = is_slow or self._acknowledged < acknowledged < self._close_end
-        if is_slow:
-            self._deadline_in(self._options.close_timeout)
-        elif acknowledged >= self._close_end > UNREAD:
-            transport.close()  # its program may still read what its system has, which a reset could destroy
-        else:
-            transport.abort()
 
     # Waiting and waking
 

@@ -27,6 +27,7 @@ FLOORS = {
     "threads": 5,
     "transport": 5,
     "turns": 5,
+    "closing": 6,
     "keepalive": 6,
     "websocket": 6,
     "frameworks": 7,
@@ -44,10 +45,11 @@ FLOORS = {
     "__init__": 10,
 }
 # An option that is a close code asks errors which may travel; Python itself runs __init__ before __main__.
-# Transport and WebSocket are each a floor of two files. GEVENTWS_COMPAT=1 has __init__ import compat.
+# Transport and WebSocket are each a floor of several files. GEVENTWS_COMPAT=1 has __init__ import compat.
 NEIGHBOURS = {
     ("options", "errors"),
     ("transport", "deadlines"),
+    ("websocket", "closing"),
     ("websocket", "keepalive"),
     ("__main__", "__init__"),
     ("__init__", "compat"),

@@ -24,13 +24,14 @@ import gevent.lock
 import pytest
 from gevent import get_hub
 
+from geventws.closing import FAREWELL
 from geventws.connection import Close, Event, Failure, Ping, Pong, State
 from geventws.deadlines import Deadline
 from geventws.errors import ConnectionClosed, WebSocketError
 from geventws.frames import CLOSE, CONTINUATION, FIN, PONG, TEXT, encode_frame
 from geventws.message import Prepared
 from geventws.transport import Transport
-from geventws.websocket import FAREWELL, OWN_DROPS, WebSocket
+from geventws.websocket import OWN_DROPS, WebSocket
 
 from .pairs import (
     Certificate,
