@@ -14,7 +14,8 @@ from weakref import WeakSet
 import gevent
 
 from .errors import ConnectionClosed
-from .websocket import WebSocket, printable
+from .loglines import printable
+from .websocket import WebSocket
 
 log = logging.getLogger("geventws")
 

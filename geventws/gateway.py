@@ -30,8 +30,9 @@ from .frameworks import (
     routes_judge_origins,
     warn_of_foreign_end,
 )
+from .loglines import printable
 from .options import Options
-from .websocket import WebSocket, printable
+from .websocket import WebSocket
 
 try:
     import resource

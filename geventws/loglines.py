@@ -15,6 +15,8 @@ import gevent
 from gevent import get_hub
 from gevent.queue import Queue
 
+from .message import Prepared
+
 MOST_LINES = 4096  # that wait for a handler which is slower than what there is to say
 
 _writers: WeakKeyDictionary[Any, _Writer] = WeakKeyDictionary()
@@ -53,3 +55,18 @@ def write(log: logging.Logger, level: int, line: str, *values: object) -> None:
             writer.lines.put((log, level, line, values))
         else:
             writer.dropped += 1
+
+
+def printable(text: str) -> str:
+    """Return text as it may stand in a log: a peer's line breaks and escape sequences are shown, not obeyed."""
+    return text if text.isprintable() else repr(text)
+
+
+def describe(event: object) -> str:
+    """Return an event, or a message on its way out, as a line of the log shows it."""
+    if isinstance(event, Prepared):
+        event = event.message
+    if isinstance(event, (str, bytes, bytearray, memoryview)):
+        kind = "text" if isinstance(event, str) else "binary"
+        return f"{kind} {event[:64]!r}{f'… ({len(event)})' if len(event) > 64 else ''}"
+    return str(event)

@@ -27,8 +27,8 @@ from . import handshake
 from .frameworks import expect_disconnects
 from .gateway import Application, Gateway, StartResponse, TakenSocket
 from .listener import REQUEST_TIMEOUT, Listener, end_wait
+from .loglines import printable
 from .options import TOKEN, Options, RequestLimits
-from .websocket import printable
 
 MAX_HEADER_SIZE = 65_536  # bytes, all lines together; or more, where the limit of one is raised
 MAX_LINES_OF_LIMIT = 8  # header lines of limit_request_field_size

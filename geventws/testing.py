@@ -31,10 +31,11 @@ from .connection import Connection, Ping, Pong
 from .errors import CloseCode, ConnectionClosed, ProtocolError, WebSocketError
 from .frameworks import expect_disconnects
 from .gateway import Application, Gateway, Upgrade
+from .loglines import printable
 from .options import Options
 from .permessage_deflate import NAME, Agreement, Deflate
 from .transport import Transport
-from .websocket import WebSocket, printable
+from .websocket import WebSocket
 
 __tracebackhide__ = True  # pytest shows the lines of the test and of the view
 

@@ -23,11 +23,12 @@ from gevent.hub import Waiter
 from . import handshake, loglines, permessage_deflate
 from .closing import Closing
 from .connection import CLOSED, FAILING, OPEN, REMOTE_CLOSING, Connection, Event, Ping, Pong
-from .deadlines import Deadline
 from .errors import CloseCode, ConnectionClosed, HandshakeError, WebSocketError
 from .frames import close_payload
 from .keepalive import Keepalive
+from .loglines import describe, printable
 from .message import Prepared, Sendable
+from .opening import Opening, warn_of_subprotocols
 from .options import Options
 from .threads import HubEnded, call, here, home
 from .transport import NO_MEMORY, Transport
@@ -51,10 +52,6 @@ LARGE = 16_384
 # message of that size or more takes two turns, between which reading stops: with 4096, echoes of 4 KiB to 64 peers take
 # 9 to 16 % more processor time.
 TURN, SMALL_TURN = 65_536, 8192  # bytes
-
-
-MOST_WARNED = 100  # routes; without a framework's rule, paths are what strangers make of them
-_warned: set[str] = set()
 
 
 # What servers, frameworks and the transport call.
@@ -101,8 +98,6 @@ class WebSocket(metaclass=_ForViews):
     __slots__ = (
         "__dict__",
         "__weakref__",
-        "_acceptor",
-        "_answered",
         "_closing",
         "_connection",
         "_debug",
@@ -152,13 +147,12 @@ class WebSocket(metaclass=_ForViews):
         self.opened_at: float | None = None  # seconds since the epoch
         self.messages_received = 0
         self.messages_sent = 0
-        self._opening: Any = (sock, take_leftover, on_accept, request, refusal)  # until the handshake is complete
+        self._opening: Opening | None = Opening(sock, take_leftover, on_accept, request, refusal)  # until the 101
         self._options = options
         self._hub = home()
         self._view: Any = None  # who is to be told of the end, where there is one that does not know yet
         self._connection = Connection(max_message_size=options.max_message_size)
         self._transport: Transport | None = None
-        self._answered = ""
         self._debug = False
         self._queue: list[str | bytes] = []  # an empty deque weighs 700 bytes more; it is short
         self._reader: Any = None  # the greenlet that waits in receive()
@@ -171,7 +165,6 @@ class WebSocket(metaclass=_ForViews):
         self._turns: Turns | None = None  # where messages may be compressed
         self._end_told = False
         self._keepalive: Keepalive | None = None
-        self._acceptor: Deadline | None = None
         self._closing: Closing | None = None  # once a Close is due
 
     def __repr__(self) -> str:
@@ -191,25 +184,17 @@ class WebSocket(metaclass=_ForViews):
             return
         if "origins" in options:
             raise TypeError("origins are judged before the view runs: they are options of a route or the server")
-        if self._transport is not None:
+        opening = self._opening
+        if opening is None:
             raise WebSocketError("the handshake is already complete; call accept() before any other use")
-        if self._answered:
-            raise WebSocketError(f"this request was already answered with HTTP {self._answered}")
+        if opening.answered:
+            raise WebSocketError(f"this request was already answered with HTTP {opening.answered}")
         if isinstance(subprotocols, str):
             raise TypeError(f"subprotocols must be a sequence of names, not the string {subprotocols!r}")
         chosen = self._options.replace(**options) if options else self._options
-        sock, take_leftover, on_accept, request, refusal = self._opening
-        if refusal is not None:
-            raise refusal
-        subprotocol = handshake.select_subprotocol(request.subprotocols, tuple(subprotocols) or chosen.subprotocols)
-        agent = self.environ.get("HTTP_USER_AGENT", "")
-        is_broken = not chosen.deflate_context_takeover and permessage_deflate.forgets_to_forget(agent)
-        agreement = None if is_broken else permessage_deflate.negotiate(request.extensions, chosen)
-        response = handshake.response(request, subprotocol, headers, extensions=str(agreement or ""))
+        response, subprotocol, agreement = opening.negotiate(self.environ, chosen, subprotocols, headers)
         # Nothing from here to the log line lets another greenlet run, so one use makes one 101.
-        leftover = take_leftover()
-        on_accept(len(response))
-        self.accept_no_more()
+        sock, leftover = opening.hand_over(len(response))
         self._options = chosen
         self._connection.max_message_size = chosen.max_message_size
         if agreement is not None:
@@ -232,41 +217,25 @@ class WebSocket(metaclass=_ForViews):
         self._log(
             logging.INFO, "%s open%s", printable(self.path), f", subprotocol {subprotocol}" if subprotocol else ""
         )
-        if request.subprotocols and subprotocol is None:
-            self._warn_of_subprotocols(request.subprotocols)
-
-    def _warn_of_subprotocols(self, offered: Sequence[str]) -> None:
-        """Say once for each route why browsers will leave: RFC 6455 §4.1 does not ask it of them, WHATWG's API does."""
-        rule = getattr(self.environ.get("werkzeug.request"), "url_rule", None)
-        route = str(rule or self.path)
-        if route not in _warned and len(_warned) < MOST_WARNED:
-            _warned.add(route)
-            self._log(
-                logging.WARNING,
-                "%s offers the subprotocols %s and none is chosen, for which browsers close with 1006: "
-                "set the option subprotocols, or call ws.accept(subprotocols=[...])",
-                printable(route),
-                printable(", ".join(offered)),
-            )
+        if opening.request.subprotocols and subprotocol is None:
+            warn_of_subprotocols(self.environ, self.peer, self.path, opening.request.subprotocols)
 
     def accept_soon(self, may_accept: Callable[[], bool] | None = None) -> None:
         """Have the handshake completed after accept_after seconds, should nothing have been decided by then.
 
         Then may_accept is asked, where it is given.
         """
-        self.accept_no_more()
-        if self._options.accept_after is not None and self._transport is None:
-            self._acceptor = Deadline(partial(self._accept_now, may_accept))
-            self._acceptor.set(monotonic() + self._options.accept_after)
+        if self._options.accept_after is not None and self._opening is not None and not self._opening.answered:
+            self._opening.set_acceptor(partial(self._accept_now, may_accept), self._options.accept_after)
 
     def accept_no_more(self) -> None:
         """Leave the handshake to the view alone again, or to what it has decided."""
-        if self._acceptor is not None:
-            self._acceptor.cancel()
-            self._acceptor = None
+        if self._opening is not None:
+            self._opening.set_acceptor(None)
 
     def _accept_now(self, may_accept: Callable[[], bool] | None) -> None:
-        is_undecided = self._transport is None and not self._answered and self.refusal is None
+        opening = self._opening
+        is_undecided = opening is not None and not opening.answered and opening.refusal is None
         if is_undecided and (may_accept is None or may_accept()):
             self.accept()
 
@@ -402,7 +371,7 @@ class WebSocket(metaclass=_ForViews):
             return
         self.messages_sent += 1
         if self._debug:
-            self._log(logging.DEBUG, "> %s", _describe(message))
+            self._log(logging.DEBUG, "> %s", describe(message))
 
     def _drop_or_raise(self) -> None:
         """Raise ConnectionClosed, or drop a message as it would have been a moment earlier, until the view knows.
@@ -581,17 +550,16 @@ class WebSocket(metaclass=_ForViews):
     @property
     def refusal(self) -> HandshakeError | None:
         """What its first use raises, unless prepare() finds the client's origin allowed."""
-        refusal: HandshakeError | None = self._opening and self._opening[-1]
-        return refusal
+        return self._opening and self._opening.refusal
 
     def prepare(self, options: Options) -> None:
         """Take options for the handshake to come, those of the route. Raises HandshakeError by their origins."""
-        if self._transport is not None:
+        if self._opening is None:
             raise WebSocketError("the handshake is already complete, without the options of the route")
-        if options is self._options and self._opening[-1] is None:
+        if options is self._options and self._opening.refusal is None:
             return  # judged already
         handshake.check_origin(self.environ, options.origins)
-        self._opening = (*self._opening[:-1], None)
+        self._opening.refusal = None
         self._options = options
 
     def belongs_to(self, view: Any) -> None:
@@ -600,8 +568,9 @@ class WebSocket(metaclass=_ForViews):
 
     def answer(self, status: str) -> None:
         """Note that the request is answered with this HTTP status: from now on no use is possible."""
-        self._answered = status
-        self.accept_no_more()
+        if self._opening is not None:
+            self._opening.answered = status
+            self._opening.set_acceptor(None)
 
     def finish(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "", *, within: float | None = None) -> None:
         """Close, and wait until the socket is closed: close_timeout at most, once the peer took what was sent.
@@ -621,7 +590,8 @@ class WebSocket(metaclass=_ForViews):
         """Leave the connection to the process that this one was forked from."""
         if self._transport is not None:
             self._transport.abandon()
-        for timed in (self._keepalive, self._closing, self._acceptor):
+        self.accept_no_more()
+        for timed in (self._keepalive, self._closing):
             if timed is not None:
                 timed.cancel()
 
@@ -645,7 +615,7 @@ class WebSocket(metaclass=_ForViews):
             return
         for event in events:
             if self._debug:
-                self._log(logging.DEBUG, "< %s", _describe(event))
+                self._log(logging.DEBUG, "< %s", describe(event))
             if type(event) is not str and type(event) is not bytes:
                 others.append(event)
             elif is_open:
@@ -850,20 +820,6 @@ def _two_readers() -> RuntimeError:
     return RuntimeError("another greenlet is waiting in receive() of this WebSocket; only one can")
 
 
-def printable(text: str) -> str:
-    """Return text as it may stand in a log: a peer's line breaks and escape sequences are shown, not obeyed."""
-    return text if text.isprintable() else repr(text)
-
-
 def _limit(seconds: float | None, what: str) -> gevent.Timeout:
     """Return a context that raises TimeoutError after this time; None is no limit."""
     return gevent.Timeout(None if seconds is None else max(seconds, 0.0), TimeoutError(f"{what} within {seconds} s"))
-
-
-def _describe(event: object) -> str:
-    if isinstance(event, Prepared):
-        event = event.message
-    if isinstance(event, (str, bytes, bytearray, memoryview)):
-        kind = "text" if isinstance(event, str) else "binary"
-        return f"{kind} {event[:64]!r}{f'… ({len(event)})' if len(event) > 64 else ''}"
-    return str(event)

@@ -29,6 +29,7 @@ FLOORS = {
     "turns": 5,
     "closing": 6,
     "keepalive": 6,
+    "opening": 6,
     "websocket": 6,
     "frameworks": 7,
     "rooms": 7,
@@ -51,6 +52,7 @@ NEIGHBOURS = {
     ("transport", "deadlines"),
     ("websocket", "closing"),
     ("websocket", "keepalive"),
+    ("websocket", "opening"),
     ("__main__", "__init__"),
     ("__init__", "compat"),
 }

@@ -1,0 +1,103 @@
+"""Opening: what a WebSocket has until its handshake is complete, and what the handshake leads to.
+
+Knows the server's socket and the handshake; knows no view.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any, NamedTuple
+
+from . import handshake, loglines, permessage_deflate
+from .deadlines import Deadline
+from .errors import HandshakeError
+from .loglines import printable
+from .options import Options
+
+log = logging.getLogger("geventws")
+
+MOST_WARNED = 100  # routes; without a framework's rule, paths are what strangers make of them
+_warned: set[str] = set()
+
+
+class Outcome(NamedTuple):
+    """The 101 response, and what it tells the client."""
+
+    response: bytes
+    subprotocol: str | None
+    agreement: permessage_deflate.Agreement | None
+
+
+class Opening:
+    """A request for a WebSocket that is not decided yet.
+
+    take_leftover() returns bytes read beyond the request, without waiting. on_accept(size) tells the server, just
+    before `size` bytes of 101 response go out, that the socket is no longer its own.
+    """
+
+    __slots__ = ("_acceptor", "_on_accept", "_sock", "_take_leftover", "answered", "refusal", "request")
+
+    def __init__(
+        self,
+        sock: Any,
+        take_leftover: Callable[[], bytes],
+        on_accept: Callable[[int], None],
+        request: handshake.Request,
+        refusal: HandshakeError | None,
+    ) -> None:
+        self.request = request
+        self.refusal = refusal  # of the client by its origin, unless the route allows it
+        self.answered = ""  # status of the HTTP answer
+        self._sock = sock
+        self._take_leftover = take_leftover
+        self._on_accept = on_accept
+        self._acceptor: Deadline | None = None
+
+    def negotiate(
+        self, environ: dict[str, Any], options: Options, subprotocols: Sequence[str], headers: handshake.Headers
+    ) -> Outcome:
+        """Return what the handshake leads to. Raises its refusal, and ValueError for a header that may not be sent."""
+        if self.refusal is not None:
+            raise self.refusal
+        request = self.request
+        subprotocol = handshake.select_subprotocol(request.subprotocols, tuple(subprotocols) or options.subprotocols)
+        agent = environ.get("HTTP_USER_AGENT", "")
+        is_broken = not options.deflate_context_takeover and permessage_deflate.forgets_to_forget(agent)
+        agreement = None if is_broken else permessage_deflate.negotiate(request.extensions, options)
+        response = handshake.response(request, subprotocol, headers, extensions=str(agreement or ""))
+        return Outcome(response, subprotocol, agreement)
+
+    def hand_over(self, size: int) -> tuple[Any, bytes]:
+        """Return the socket, which is the server's no longer, and what came behind the request."""
+        leftover = self._take_leftover()
+        self._on_accept(size)
+        self.set_acceptor(None)
+        return self._sock, leftover
+
+    def set_acceptor(self, accept: Callable[[], None] | None, seconds: float = 0.0) -> None:
+        """Have accept() called after this time, and nothing that was to be called before; None: nothing."""
+        if self._acceptor is not None:
+            self._acceptor.cancel()
+            self._acceptor = None
+        if accept is not None:
+            self._acceptor = Deadline(accept)
+            self._acceptor.set(monotonic() + seconds)
+
+
+def warn_of_subprotocols(environ: dict[str, Any], peer: str, path: str, offered: Sequence[str]) -> None:
+    """Say once for each route why browsers will leave: RFC 6455 §4.1 does not ask it of them, WHATWG's API does."""
+    rule = getattr(environ.get("werkzeug.request"), "url_rule", None)
+    route = str(rule or path)
+    if route not in _warned and len(_warned) < MOST_WARNED:
+        _warned.add(route)
+        loglines.write(
+            log,
+            logging.WARNING,
+            "%s %s offers the subprotocols %s and none is chosen, for which browsers close with 1006: "
+            "set the option subprotocols, or call ws.accept(subprotocols=[...])",
+            peer,
+            printable(route),
+            printable(", ".join(offered)),
+        )
