@@ -6,6 +6,10 @@ Knows what text and binary are, and the frame of a whole message; knows no conne
 from __future__ import annotations
 
 import codecs
+import json
+import math
+import re
+from typing import Any
 
 from .errors import InvalidPayload
 from .frames import BINARY, FIN, RSV1, TEXT, encode_frame, mask_joined
@@ -31,6 +35,36 @@ def encode(message: Sendable, binary: bool | None = None) -> tuple[int, bytes]:
     else:
         raise TypeError(f"a message is str or bytes, not {type(message).__name__}; send_json() sends other values")
     return FIN | (BINARY if binary or (binary is None and not isinstance(message, str)) else TEXT), payload
+
+
+_lone_surrogate = re.compile("[\ud800-\udfff]")
+
+
+def to_json(obj: Any) -> str:
+    """Return obj as the text of JSON. Raises TypeError or ValueError for what JSON cannot hold."""
+    try:
+        text = json.dumps(obj, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except RecursionError as exc:
+        raise ValueError("JSON is nested too deeply") from exc
+    if not text.isascii() and _lone_surrogate.search(text):  # half a character has no UTF-8, but JSON has \ud83d
+        text = json.dumps(obj, separators=(",", ":"), allow_nan=False)
+    return text
+
+
+def from_json(message: str | bytes) -> Any:
+    """Return a message decoded from JSON. Raises ValueError for what is none, and for a number too large for float."""
+    try:
+        return json.loads(message, parse_float=_finite, parse_constant=_finite)
+    except RecursionError as exc:
+        raise ValueError("JSON is nested too deeply") from exc
+
+
+def _finite(text: str) -> float:
+    """Return a number of JSON. Raises ValueError for what JSON does not have: Infinity, by name or by size, and NaN."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"JSON has no number {text[:32]}")
+    return number
 
 
 class Prepared:

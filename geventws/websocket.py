@@ -6,10 +6,7 @@ server nor framework.
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from sys import getsizeof
@@ -27,7 +24,7 @@ from .errors import CloseCode, ConnectionClosed, HandshakeError, WebSocketError
 from .frames import close_payload
 from .keepalive import Keepalive
 from .loglines import describe, printable
-from .message import Prepared, Sendable
+from .message import Prepared, Sendable, from_json, to_json
 from .opening import Opening, warn_of_subprotocols
 from .options import Options
 from .threads import HubEnded, call, here, home
@@ -307,10 +304,7 @@ class WebSocket(metaclass=_ForViews):
         send_json() can send all that this returns.
         """
         message = self.receive(timeout)
-        try:
-            return None if message is None else json.loads(message, parse_float=_finite, parse_constant=_finite)
-        except RecursionError as exc:
-            raise ValueError("JSON is nested too deeply") from exc
+        return None if message is None else from_json(message)
 
     def send(self, message: Sendable | Prepared, binary: bool | None = None) -> None:
         """Send str as a text message, bytes-like as a binary one; binary=True or False decides otherwise.
@@ -391,13 +385,7 @@ class WebSocket(metaclass=_ForViews):
 
     def send_json(self, obj: Any) -> None:
         """Send obj as a text message of JSON. Raises TypeError or ValueError for what JSON cannot hold."""
-        try:
-            text = json.dumps(obj, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        except RecursionError as exc:
-            raise ValueError("JSON is nested too deeply") from exc
-        if not text.isascii() and _lone_surrogate.search(text):  # half a character has no UTF-8, but JSON has \ud83d
-            text = json.dumps(obj, separators=(",", ":"), allow_nan=False)
-        self.send(text)
+        self.send(to_json(obj))
 
     def ping(self, timeout: float | None = None) -> float:
         """Return the seconds that a ping takes to be answered; wait at most timeout seconds for it.
@@ -803,17 +791,6 @@ class WebSocket(metaclass=_ForViews):
         error = ConnectionClosed(self.close_code or CloseCode.ABNORMAL_CLOSURE, self.close_reason)
         error.websocket = self
         return error
-
-
-_lone_surrogate = re.compile("[\ud800-\udfff]")
-
-
-def _finite(text: str) -> float:
-    """Return a number of JSON. Raises ValueError for what JSON does not have: Infinity, by name or by size, and NaN."""
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"JSON has no number {printable(text[:32])}")
-    return number
 
 
 def _two_readers() -> RuntimeError:
