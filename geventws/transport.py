@@ -35,11 +35,15 @@ READ_SIZE = 131_000
 CORK_SIZE = 16_384  # bytes of small frames that gather before they leave in one system call
 # Bytes of one TLS record: OpenSSL reports nothing of a longer write until the peer took all of it.
 RECORD = 16_384
+# Bytes that the kernel takes, at least, before it has sent them. The limit is twice max_outbox: without one, it holds
+# 4 MiB for a peer that does not read; with max_outbox itself an echo of messages of 1 MiB loses up to 13 %.
+NOT_SENT = 262_144
 DISCARD_PAUSE = 0.01  # seconds between two reads of what is thrown away
 
 NO_MEMORY = "out of memory"
 
 _READ, _WRITE = 1, 2
+_NOT_SENT = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -112,6 +116,8 @@ class Transport:
         self._pipe = sock if self._tls else getattr(sock, "_sock", sock)
         with suppress(OSError):  # a Unix socket has no Nagle to switch off
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if _NOT_SENT is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, _NOT_SENT, min(max(2 * max_outbox, NOT_SENT), 1 << 30))
         self._outbox = bytearray()
         self._corked = False
         self._paused = False

@@ -538,7 +538,7 @@ class WebSocket(metaclass=_ForViews):
     @property
     def refusal(self) -> HandshakeError | None:
         """What its first use raises, unless prepare() finds the client's origin allowed."""
-        return self._opening and self._opening.refusal
+        return None if self._opening is None else self._opening.refusal
 
     def prepare(self, options: Options) -> None:
         """Take options for the handshake to come, those of the route. Raises HandshakeError by their origins."""

@@ -421,6 +421,24 @@ def test_post_to_a_peer_that_stopped_reading_is_false_and_queues_nothing(opened:
     assert peer.receive() == "again"
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="this system has no TCP_NOTSENT_LOWAT")
+@pytest.mark.parametrize("max_outbox", [1 << 16, 1 << 18, 1 << 20])
+@pytest.mark.parametrize("kind", ["tcp", "tls"])
+def test_kernel_holds_about_twice_max_outbox_for_a_peer_that_does_not_read(
+    opened: Opener, kind: str, max_outbox: int
+) -> None:
+    """Where nothing limits it, it is 4 MiB and more."""
+    ws, _ = opened(kind, max_outbox=max_outbox, ping_interval=None)
+    transport = ws._transport
+    assert transport is not None
+    for _ in range(5):
+        while ws.post(bytes(1 << 14)):
+            pass
+        gevent.sleep(0.02)
+    assert transport.congested
+    assert transport.bytes_sent - transport.acknowledged() <= max(2 * max_outbox, 1 << 18) + (1 << 17)
+
+
 def test_post_may_be_called_from_a_hub_callback(opened: Opener) -> None:
     ws, peer = opened(accept=False)
     posted: list[bool] = []
@@ -477,6 +495,7 @@ def test_posts_while_messages_wait_leave_together(opened: Opener) -> None:
     ws, peer, sends = recording_pair(opened)
     peer.send("one", "two")
     settle()
+    assert ws.receive() == "one"
     assert all(ws.post(f"re: {number}") for number in range(5))
     assert sends == []
     settle()
