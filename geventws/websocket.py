@@ -58,6 +58,7 @@ _INTERNALS = {
     "accept_soon",
     "answer",
     "belongs_to",
+    "blocked",
     "connection_lost",
     "data_received",
     "drained",
@@ -65,9 +66,12 @@ _INTERNALS = {
     "eof_received",
     "finish",
     "has_ended",
+    "hub",
     "options",
     "prepare",
     "refusal",
+    "unwatch",
+    "watch",
 }
 
 
@@ -113,7 +117,7 @@ class WebSocket(metaclass=_ForViews):
         "_turn_ends",
         "_turns",
         "_view",
-        "_waiters",
+        "_watchers",
         "before_wait",
         "environ",
         "messages_received",
@@ -153,7 +157,7 @@ class WebSocket(metaclass=_ForViews):
         self._debug = False
         self._queue: list[str | bytes] = []  # an empty deque weighs 700 bytes more; it is short
         self._reader: Any = None  # the greenlet that waits in receive()
-        self._waiters: tuple[Any, ...] = ()
+        self._watchers: tuple[Callable[[None], object], ...] = ()
         self._streak = streak_of_hub()
         self._turn_ends = 0.0  # by time.monotonic(); 0 until the view was quick, and once it was not
         self._drops_until = 0.0  # by time.monotonic(), sends of others since the end
@@ -528,7 +532,7 @@ class WebSocket(metaclass=_ForViews):
         address = self.remote_address
         return f"{address[0]}:{address[1]}" if address else "unix"
 
-    # What servers and frameworks call
+    # What servers, frameworks and rooms call
 
     @property
     def options(self) -> Options:
@@ -539,6 +543,27 @@ class WebSocket(metaclass=_ForViews):
     def refusal(self) -> HandshakeError | None:
         """What its first use raises, unless prepare() finds the client's origin allowed."""
         return None if self._opening is None else self._opening.refusal
+
+    @property
+    def hub(self) -> Any:
+        """The hub that it lives on."""
+        return self._hub
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the peer has not taken all it was sent; watchers are told when it has."""
+        return self._transport is not None and self._transport.blocked
+
+    def watch(self, watcher: Callable[[None], object]) -> None:
+        """Have the hub call watcher(None) when the peer takes data again, or a Pong comes, or the end comes or begins.
+
+        Only the hub's thread may call this.
+        """
+        self._watchers = (*self._watchers, watcher)
+
+    def unwatch(self, watcher: Callable[[None], object]) -> None:
+        """Call watcher no more, but for what is under way."""
+        self._watchers = tuple(other for other in self._watchers if other != watcher)
 
     def prepare(self, options: Options) -> None:
         """Take options for the handshake to come, those of the route. Raises HandshakeError by their origins."""
@@ -625,7 +650,7 @@ class WebSocket(metaclass=_ForViews):
             if isinstance(event, Pong):
                 assert self._keepalive is not None
                 self._keepalive.take_pong(event.payload)
-                self._wake_waiters()
+                self._wake_watchers()
         if pongs := self._connection.take_pongs(latest_only=transport.blocked):
             transport.write(pongs, more=True)
         if not isinstance(events[-1], (Ping, Pong)):
@@ -703,7 +728,7 @@ class WebSocket(metaclass=_ForViews):
         pongs = self._connection.take_pongs()
         if pongs and self._transport is not None:
             self._transport.write(pongs, more=True)
-        self._wake_waiters()
+        self._wake_watchers()
 
     def connection_lost(self, reason: str) -> None:
         """The socket is closed."""
@@ -761,11 +786,11 @@ class WebSocket(metaclass=_ForViews):
     def _wait_while(self, condition: Callable[[], bool]) -> None:
         while condition():
             waiter = Waiter(self._hub)
-            self._waiters = (*self._waiters, waiter)
+            self.watch(waiter.switch)
             try:
                 waiter.get()
             finally:
-                self._waiters = tuple(other for other in self._waiters if other is not waiter)
+                self.unwatch(waiter.switch)
 
     def _wake_reader(self) -> None:
         if getcurrent() is not self._hub:
@@ -773,12 +798,12 @@ class WebSocket(metaclass=_ForViews):
         elif self._reader is not None:
             self._reader.switch()
 
-    def _wake_waiters(self) -> None:
-        for waiter in self._waiters:
-            self._hub.loop.run_callback(waiter.switch, None)
+    def _wake_watchers(self) -> None:
+        for watcher in self._watchers:
+            self._hub.loop.run_callback(watcher, None)
 
     def _wake_all(self) -> None:
-        self._wake_waiters()
+        self._wake_watchers()
         self._hub.loop.run_callback(self._wake_reader)
 
     def _log(self, level: int, line: str, *values: object) -> None:
