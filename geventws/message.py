@@ -9,6 +9,7 @@ import codecs
 import json
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from .errors import InvalidPayload
@@ -85,6 +86,11 @@ class Prepared:
         """The message as the peer's view gets it."""
         return self._payload.decode() if self._first == FIN | TEXT else self._payload
 
+    @property
+    def size(self) -> int:
+        """Bytes of its payload, as it is."""
+        return len(self._payload)
+
     def frame(self, deflate: Deflate | None) -> bytes:
         """Return the frame for a server's connection that compresses so, which will send it next."""
         settings = deflate.settings if deflate is not None and len(self._payload) >= deflate.threshold else None
@@ -103,6 +109,37 @@ class Prepared:
             frame = encode_frame(self._first, self._payload)
         self._frames[settings] = frame
         return frame
+
+
+class Joined(Prepared):
+    """Prepared messages whose frames leave in one write: one system call costs more than a few hundred bytes in it."""
+
+    __slots__ = ("_joined", "_parts")
+
+    def __init__(self, parts: Sequence[Prepared]) -> None:
+        self._parts = parts
+        self._joined: dict[tuple[Settings, int] | None, tuple[bytes, bool]] = {}  # by what decides over compression
+
+    @property
+    def message(self) -> bytes:
+        """Their frames, as they are."""
+        return self.frame(None)
+
+    @property
+    def size(self) -> int:
+        """Bytes of their payloads, as they are."""
+        return sum(part.size for part in self._parts)
+
+    def frame(self, deflate: Deflate | None) -> bytes:
+        """Return all frames for a server's connection that compresses so, which will send them next."""
+        kind = (deflate.settings, deflate.threshold) if deflate is not None else None
+        joined = self._joined.get(kind)
+        if joined is None:
+            frames = [part.frame(deflate) for part in self._parts]
+            joined = self._joined[kind] = b"".join(frames), any(frame[0] & RSV1 for frame in frames)
+        if deflate is not None and joined[1]:
+            deflate.forget_sent()
+        return joined[0]
 
 
 class Incomplete:

@@ -12,7 +12,7 @@ import pytest
 import geventws
 from geventws.connection import Connection
 from geventws.errors import ConnectionClosed
-from geventws.message import Prepared
+from geventws.message import Joined, Prepared
 from geventws.options import Options
 from geventws.permessage_deflate import Agreement, Deflate
 
@@ -147,3 +147,25 @@ def test_text_that_utf_8_cannot_carry_is_refused_when_it_is_prepared(message: An
 def test_prepared_message_cannot_change_its_kind(binary: bool) -> None:
     with pytest.raises(TypeError, match="text or binary already"):
         server().encode_message(Prepared("a"), binary)
+
+
+@pytest.mark.parametrize("agreement", [None, FORGETS, KEEPS], ids=["plain", "forgets", "keeps"])
+def test_joined_messages_arrive_one_by_one(agreement: Agreement | None) -> None:
+    joined = Joined([Prepared(message, binary) for message, binary in MESSAGES])
+    wanted = [Prepared(message, binary).message for message, binary in MESSAGES]
+    ours, peer = server(agreement), client(agreement)
+    for _ in range(3):
+        assert peer.receive_data(ours.encode_message(joined)) == wanted
+        assert peer.receive_data(ours.encode_message(TALK)) == [TALK]
+
+
+def test_joined_frames_are_joined_once_for_all_connections_of_an_encoding() -> None:
+    joined = Joined([Prepared(TALK), Prepared("short")])
+    assert server(FORGETS).encode_message(joined) is server(FORGETS).encode_message(joined)
+    assert server(FORGETS).encode_message(joined) is not server().encode_message(joined)
+
+
+def test_each_joined_message_is_compressed_as_the_threshold_of_its_connection_has_it() -> None:
+    joined = Joined([Prepared(TALK), Prepared("short")])
+    low, high = server(FORGETS, deflate_threshold=1), server(FORGETS, deflate_threshold=len(TALK) + 1)
+    assert len(low.encode_message(joined)) < len(high.encode_message(joined)) == len(server().encode_message(joined))
