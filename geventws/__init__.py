@@ -18,6 +18,7 @@ from .options import SWITCH, Options
 
 if TYPE_CHECKING:
     from .message import Prepared
+    from .rooms import Rooms
     from .server import WebSocketHandler, WebSocketServer
     from .websocket import WebSocket
     from .worker import Worker
@@ -26,6 +27,7 @@ else:
     # gevent nor have it before a conftest patches; and only the Worker needs gunicorn.
     _MODULES = {
         "Prepared": "message",
+        "Rooms": "rooms",
         "WebSocket": "websocket",
         "WebSocketHandler": "server",
         "WebSocketServer": "server",
@@ -53,6 +55,7 @@ __all__ = [
     "Options",
     "Prepared",
     "ProtocolError",
+    "Rooms",
     "WebSocket",
     "WebSocketError",
     "WebSocketHandler",

@@ -157,7 +157,7 @@ def test_wheel_holds_the_package_and_nothing_else(packages: Packages) -> None:
         names = [name for name in wheel.namelist() if ".dist-info/" not in name]
         licences = [name for name in wheel.namelist() if name.endswith("LICENSE")]
     sources = {".py", ".pyi", ".typed"}
-    expected = {str(path.relative_to(ROOT)) for path in (ROOT / "geventws").iterdir() if path.suffix in sources}
+    expected = {str(path.relative_to(ROOT)) for path in (ROOT / "geventws").rglob("*") if path.suffix in sources}
     assert set(names) == expected | {"geventws/_mask.abi3.so"}
     assert "-cp310-abi3-" in packages.wheel.name  # one for all Pythons
     assert "geventws/py.typed" in names

@@ -32,8 +32,12 @@ FLOORS = {
     "opening": 6,
     "websocket": 6,
     "frameworks": 7,
-    "rooms": 7,
-    "bus": 8,
+    "rooms/envelope": 4,
+    "rooms/log": 4,
+    "rooms/presence": 4,
+    "rooms/lane": 7,
+    "rooms/room": 7,
+    "rooms/__init__": 8,
     "gateway": 8,
     "listener": 8,
     "server": 9,
@@ -46,13 +50,14 @@ FLOORS = {
     "__init__": 10,
 }
 # An option that is a close code asks errors which may travel; Python itself runs __init__ before __main__.
-# Transport and WebSocket are each a floor of several files. GEVENTWS_COMPAT=1 has __init__ import compat.
+# Transport, WebSocket and Room are each a floor of several files. GEVENTWS_COMPAT=1 has __init__ import compat.
 NEIGHBOURS = {
     ("options", "errors"),
     ("transport", "deadlines"),
     ("websocket", "closing"),
     ("websocket", "keepalive"),
     ("websocket", "opening"),
+    ("rooms/room", "rooms/lane"),
     ("__main__", "__init__"),
     ("__init__", "compat"),
 }
@@ -61,7 +66,6 @@ LAST_PURE = 4
 GREENLETS_AND_CLOCKS = {"gevent", "socket", "select", "selectors", "ssl", "threading", "time", "asyncio"}
 
 THIRD_PARTIES = {
-    "bus": {"redis"},
     "worker": {"gunicorn"},
     "flask": {"click", "flask", "werkzeug"},
     "pytest_plugin": {"pytest"},
@@ -69,25 +73,28 @@ THIRD_PARTIES = {
 }
 
 
-def imports(source: str) -> Iterator[str]:
-    """Yield what source imports, at its top or inside: "ssl", and ".frames" for a module of ours."""
+def imports(module: str, source: str) -> Iterator[str]:
+    """Yield what a module imports, at its top or inside: "ssl", and ".frames" or ".rooms/log" for a module of ours."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and (node.level or node.module == "geventws"):
-            # "from . import x" is the module x, or a name of the front door.
-            path = "" if node.module in (None, "geventws") else f"{node.module}"
-            names = [f".{path or alias.name}" for alias in node.names]
+            paths = [alias.name.split(".") for alias in node.names]
+            yield from (_own(path[1:]) if path[0] == "geventws" else path[0] for path in paths)
         elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}"]
-        else:
-            continue
-        for name in names:
-            if name == "geventws" or name.startswith("geventws."):
-                name = f".{name.partition('.')[2] or '__init__'}"
-            own = name.startswith(".")
-            name = name.lstrip(".").partition(".")[0]
-            yield (f".{name}" if name in FLOORS else ".__init__") if own else name
+            path = node.module.split(".") if node.module else []
+            if node.level:
+                path = ["geventws", *module.split("/")[: -node.level], *path]
+            yield from (_own([*path[1:], alias.name]) if path[0] == "geventws" else path[0] for alias in node.names)
+
+
+def _own(path: list[str]) -> str:
+    """Return the module of ours that a path names: "from .x import y" is the module x/y, or a name in x."""
+    candidates = [
+        "/".join(path),
+        "/".join(path[:-1]),
+        "/".join([*path, "__init__"]),
+        "/".join([*path[:-1], "__init__"]),
+    ]
+    return "." + next((candidate for candidate in candidates if candidate in FLOORS), "__init__")
 
 
 def faults(module: str, source: str) -> list[str]:
@@ -96,7 +103,7 @@ def faults(module: str, source: str) -> list[str]:
         return [f"{module} stands on no floor"]
     floor = FLOORS[module]
     found = []
-    for name in imports(source):
+    for name in imports(module, source):
         if name.startswith("."):
             if FLOORS[name[1:]] >= floor and (module, name[1:]) not in NEIGHBOURS:
                 found.append(f"{module} of floor {floor} imports {name[1:]} of floor {FLOORS[name[1:]]}")
@@ -125,6 +132,11 @@ def test_module_imports_only_from_floors_below_its_own(path: Path) -> None:
         ),
         ("worker", "from gunicorn.workers.ggevent import GeventWorker"),
         ("flask", "from flask import Flask\nimport werkzeug.routing"),
+        ("rooms/log", "from ..message import Prepared"),
+        (
+            "rooms/__init__",
+            "from .. import handshake\nfrom . import room\nfrom .log import Log\nimport geventws.frames",
+        ),
     ],
 )
 def test_checker_lets_a_good_import_pass(module: str, source: str) -> None:
@@ -143,6 +155,13 @@ def test_checker_lets_a_good_import_pass(module: str, source: str) -> None:
         ("frames", "from geventws import connection", "frames of floor 1 imports connection of floor 4"),
         ("frames", "from . import Options", "frames of floor 1 imports __init__ of floor 10"),
         ("frames", "import geventws", "frames of floor 1 imports __init__ of floor 10"),
+        ("websocket", "from .rooms import Room", "websocket of floor 6 imports rooms/__init__ of floor 8"),
+        ("websocket", "from .rooms.lane import Lane", "websocket of floor 6 imports rooms/lane of floor 7"),
+        ("rooms/log", "from . import lane", "rooms/log of floor 4 imports rooms/lane of floor 7"),
+        ("rooms/log", "from ..rooms.lane import Lane", "rooms/log of floor 4 imports rooms/lane of floor 7"),
+        ("rooms/lane", "from ..server import Handler", "rooms/lane of floor 7 imports server of floor 9"),
+        ("rooms/lane", "from .. import Options", "rooms/lane of floor 7 imports __init__ of floor 10"),
+        ("rooms/log", "from gevent import sleep", "rooms/log of floor 4 imports gevent"),
         ("errors", "from .options import Options", "errors of floor 0 imports options of floor 0"),
         ("server", "def f():\n    from .worker import Worker", "server of floor 9 imports worker of floor 9"),
         ("connection", "from time import monotonic", "connection of floor 4 imports time"),
