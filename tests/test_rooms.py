@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -722,6 +723,25 @@ def test_a_websocket_of_another_hub_is_refused_while_there_are_members(rooms: Ro
     assert re.search("live on one hub", str(raised[0]))
 
 
+def test_rooms_outlive_the_hub_of_their_members(rooms: Rooms, opened: Opener) -> None:
+    def other_thread() -> None:
+        ws, peer = Opener(("", "", None))()
+        rooms["lobby"].join(ws, user="ann")
+        peer.sock.close()
+        get_hub().destroy(destroy_loop=True)
+        assert ws._transport is not None
+        ws._transport._sock.close()
+
+    thread = threading.Thread(target=other_thread)
+    thread.start()
+    until(lambda: not thread.is_alive(), "end of the thread")
+    ws, peer = opened()
+    rooms["lobby"].broadcast("nobody is here")
+    assert rooms["lobby"].join(ws).room.members()[0].user is None
+    rooms["lobby"].broadcast("text")
+    assert peer.receive() == "text"
+
+
 def test_threads_broadcast_where_there_is_no_hub() -> None:
     rooms = Rooms(history=10_000)
 
@@ -789,3 +809,66 @@ def test_a_hub_that_was_held_up_loses_nothing(rooms: Rooms, opened: Opener) -> N
         rooms["lobby"].broadcast(str(number))
         hold_hub(0.02)
     assert received(peer, 5) == received(its, 5) == list("01234")
+
+
+# All at once
+
+
+class Heard:
+    """What one member is to hear, by the rules, and what its peer has heard."""
+
+    def __init__(self, me: Member, peer: Peer, wanted: list[Any]) -> None:
+        self.me = me
+        self.peer = peer
+        self.wanted = wanted
+        self.heard: list[Any] = []
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_members_hear_by_the_rules_whatever_happens(opened: Opener, seed: int) -> None:
+    chance = random.Random(seed)
+    rooms = Rooms(history=10_000, history_bytes=64 * MEGABYTE, linger=0)
+    room = rooms["lobby"]
+    kept: list[tuple[str | None, Any]] = [(room.history().position, None)]
+    here: list[Heard] = []
+    gone: list[Heard] = []
+    for step in range(400):
+        what = chance.random()
+        if what < 0.1 and len(here) < 12:
+            ws, peer = opened("tcp", buffer=chance.choice([None, SMALL]))
+            start = chance.randrange(len(kept)) if chance.random() < 0.5 else None
+            me = room.join(ws, since=None if start is None else kept[start][0])
+            assert me.recovered is (None if start is None else True)
+            here.append(Heard(me, peer, [] if start is None else [message for _, message in kept[start + 1 :]]))
+        elif what < 0.13 and here:
+            member = here.pop(chance.randrange(len(here)))
+            member.peer.sock.close()
+            gone.append(member)
+        elif what < 0.6:
+            excluded = chance.sample(here, chance.randrange(len(here) + 1)) if chance.random() < 0.2 else []
+            text = f"{step} " * chance.choice([1, 1, 10, 3000])
+            message = text if chance.random() < 0.5 else text.encode()
+            keep = chance.random() < 0.7
+            position = room.broadcast(message, exclude=[member.me for member in excluded], keep=keep)
+            if keep:
+                kept.append((position, message))
+            for member in here:
+                if member not in excluded:
+                    member.wanted.append(message)
+        elif what < 0.8 and here:
+            member = chance.choice(here)
+            while len(member.heard) < len(member.wanted) and chance.random() < 0.9:
+                member.heard.append(member.peer.receive())
+        else:
+            gevent.sleep(chance.choice([0, 0, 0.001]))
+    for member in here:
+        while len(member.heard) < len(member.wanted):
+            member.heard.append(member.peer.receive())
+        assert member.heard == member.wanted
+    until(lambda: rooms.stats()["waiting"] == 0, "catching up")
+    assert not any(member.peer.has_data() for member in here)
+    until(lambda: len(room) == len(here), "leaving of all who are gone")
+    assert room.lane.log.first == room.lane.log.end
+    assert room.lane.log.waiting == room.lane.log._lane_size == 0
+    assert rooms.stats()["closed_slow"] == 0
+    rooms.close()

@@ -89,14 +89,21 @@ class Home:
 
     def run(self, function: Callable[..., T], *args: Any) -> T:
         """Run function where no other thread runs one: on the members' hub, under the lock where there are none."""
+        self._outlive_hub()
         if self._hub is None:
             with self._lock:
                 if self._hub is None:
                     return function(*args)
         return function(*args) if here.hub is self._hub else call(self._hub, function, *args)
 
+    def _outlive_hub(self) -> None:
+        """Begin anew where the members' hub has ended, and they with it, as when the thread of a server has."""
+        if self._hub is not None and self._hub.dead:
+            self.begin()
+
     def move_in(self, ws: WebSocket) -> None:
         """Count a member. Raises RuntimeError where it lives on another hub than those who are here."""
+        self._outlive_hub()
         if self._hub is None:
             with self._lock:
                 self._hub = ws.hub
