@@ -17,7 +17,7 @@ from ..websocket import WebSocket
 from .log import Entry, Limits, Log, Position
 
 # What a write to a member counts at least, of the 256 KiB that one pass of the loop does: 64 members have their turn.
-# Measured with 3000 members: 5 ms for an outsider's echo at p99 instead of 50 for all members in one pass.
+# Measured with 3000 members: an outsider's echo took 9 ms at most; 42 to 61 where one pass served all of them.
 WRITE = 4096  # bytes
 
 TOO_SLOW = "too slow for what is said here"
