@@ -9,9 +9,10 @@ from ..errors import CloseCode
 from ..frames import close_payload
 from ..websocket import WebSocket
 from .envelope import check_name
+from .home import Home
 from .log import Limits
 from .presence import Present
-from .room import History, Home, Local, Member, Room, User
+from .room import History, Local, Member, Room, User
 
 __all__ = ["History", "Local", "Member", "Present", "Room", "Rooms", "User"]
 
@@ -50,9 +51,10 @@ class Rooms:
 
     def __getitem__(self, name: str) -> Room:
         """Return the room of this name. Raises ValueError unless that has 1 to 200 bytes of UTF-8."""
-        room = self._home.rooms.get(name)
+        room: Room | None = self._home.rooms.get(name)
         if room is None:
-            room = self._home.rooms.setdefault(check_name(name, "room"), Room(self._home, name))
+            made = Room(self._home, check_name(name, "room"))
+            room = self._home.rooms.setdefault(name, made)
         return room
 
     def user(self, name: str) -> User:

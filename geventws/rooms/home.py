@@ -1,0 +1,229 @@
+"""Home: what the rooms of one Rooms have in common in this process, and who cleans up behind them.
+
+Knows the hub, other threads and forks, and the clock; knows rooms by what it does with them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import secrets
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Literal, Protocol, TypeVar
+from weakref import WeakSet, WeakValueDictionary
+
+import gevent
+from gevent import monkey
+
+from .. import loglines
+from ..deadlines import Deadline
+from ..threads import call, here
+from ..websocket import WebSocket
+from .lane import Counts, Lane
+from .log import Limits, Position
+from .presence import Attendance, Present
+
+log = logging.getLogger("geventws")
+
+T = TypeVar("T")
+Listener = Callable[[Any, str, Any], object]  # of a room, a user and their info
+
+SEVERAL_WORKERS = "several workers serve this app, and its rooms reach only the members on the same worker"
+
+_allocate_lock = monkey.get_original("_thread", "allocate_lock")
+
+
+class Kept(Protocol):
+    """What a home knows of a room."""
+
+    name: str
+    lane: Lane
+    attendance: Attendance
+
+    def begin(self) -> None:
+        """Be empty."""
+
+
+class Home:
+    """What the rooms of one Rooms have in common in this process: hub, names, counts, listeners and cleaning."""
+
+    def __init__(self, limits: Limits, slow: Literal["close", "skip"], linger: float) -> None:
+        self.limits = limits
+        self.on_join: list[Listener] = []
+        self.on_leave: list[Listener] = []
+        self.rooms: WeakValueDictionary[str, Any] = WeakValueDictionary()
+        self.slow: Literal["close", "skip"] = slow
+        self._linger = linger
+        self.begin()
+        _homes.add(self)
+
+    def begin(self) -> None:
+        """Forget all but settings and listeners, and which rooms there are."""
+        # While there are no members, and so no hub that is theirs, one thread at a time. Who holds it never switches.
+        self._lock = _allocate_lock()
+        self._hub: Any = None  # of the members
+        self.counts = Counts()
+        self.people: dict[str, list[WebSocket]] = {}  # the sockets of each user, once for each room they are in
+        self._kept: OrderedDict[str, Kept] = OrderedDict()  # rooms with history, the one that is quiet longest first
+        self._lingering: deque[tuple[float, Kept, Present]] = deque()  # until when, by time.monotonic()
+        self._cleaner: Deadline | None = None
+        self._cleaner_hub: Any = None
+        self._events: deque[Callable[[], object]] = deque()
+        self._teller: Any = None
+        self._has_warned = False
+        self._process = secrets.token_hex(6)
+        first = secrets.randbelow(1 << 32)  # so that no other process has the same positions
+        self._numbers = itertools.count(first + 1)
+        # A room that is new here can say that nothing is missing behind this, as none has lost anything later.
+        self.start = Position(milliseconds(), first)
+        for room in list(self.rooms.values()):
+            room.begin()
+
+    def close(self) -> None:
+        """Let go of all members, and begin anew."""
+        for room in list(self.rooms.values()):
+            room.lane.clear()
+        if self._cleaner is not None:
+            self._cleaner.cancel()
+        self.begin()
+
+    # Threads
+
+    def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Run function where no other thread runs one: on the members' hub, under the lock where there are none."""
+        self._outlive_hub()
+        if self._hub is None:
+            with self._lock:
+                if self._hub is None:
+                    return function(*args)
+        return function(*args) if here.hub is self._hub else call(self._hub, function, *args)
+
+    def _outlive_hub(self) -> None:
+        """Begin anew where the members' hub has ended, and they with it, as when the thread of a server has."""
+        if self._hub is not None and self._hub.dead:
+            self.begin()
+
+    def move_in(self, ws: WebSocket) -> None:
+        """Count a member. Raises RuntimeError where it lives on another hub than those who are here."""
+        self._outlive_hub()
+        if self._hub is None:
+            with self._lock:
+                self._hub = ws.hub
+            if self._cleaner_hub is not ws.hub:
+                self._cleaner, self._cleaner_hub = Deadline(self.clean), ws.hub
+                self._come_again()
+        elif self._hub is not ws.hub:
+            raise RuntimeError("the members of rooms live on one hub, and this WebSocket on another")
+        self.counts.members += 1
+        if ws.environ.get("wsgi.multiprocess") and not self._has_warned:
+            self._has_warned = True
+            loglines.write(log, logging.WARNING, SEVERAL_WORKERS)
+
+    def move_out(self) -> None:
+        """Count a member less."""
+        self.counts.members -= 1
+        self._leave_hub()
+
+    def _leave_hub(self) -> None:
+        if not self.counts.members and not self._lingering:
+            self._hub = None
+
+    # Names
+
+    def name(self) -> str:
+        """Return a name that nothing else has, in this or another process."""
+        return f"{self._process}-{next(self._numbers)}"
+
+    def position_behind(self, position: Position) -> Position:
+        """Return the position of what is said now."""
+        return Position(max(milliseconds(), position.milliseconds), next(self._numbers))
+
+    def lane(self) -> Lane:
+        """Return a new lane."""
+        return Lane(self.limits, self.start, self.counts, slow=self.slow)
+
+    # Cleaning
+
+    def keep(self, room: Kept) -> None:
+        """Hold a room until nothing has been said in it for so long that its history is over."""
+        self._kept[room.name] = room
+        self._kept.move_to_end(room.name)
+        self._expire()
+        if self._cleaner is not None and here.hub is self._cleaner_hub and len(self._kept) == 1:
+            self._come_again()
+
+    def let_linger(self, room: Kept, present: Present) -> None:
+        """Tell that a user has left, unless one comes back before."""
+        self._lingering.append((time.monotonic() + self._linger, room, present))
+        self.clean()
+
+    def clean(self) -> None:
+        """Tell who has left for good, and let go of old history."""
+        if here.hub is not self._cleaner_hub:
+            return  # of a thread whose members have gone
+        while self._lingering and self._lingering[0][0] <= time.monotonic():
+            _, room, present = self._lingering.popleft()
+            if room.attendance.let_go(present):
+                self.tell(self.on_leave, room, present)
+        self._leave_hub()
+        with self._lock:
+            self._expire()
+        self._come_again()
+
+    def _expire(self) -> None:
+        now = milliseconds()
+        while self._kept:
+            room = next(iter(self._kept.values()))
+            newest = room.lane.log.position
+            if newest.milliseconds + self.limits.seconds * 1000 > now:
+                break
+            room.lane.log.expire(now)
+            del self._kept[room.name]
+            self.start = max(self.start, newest)
+
+    def _come_again(self) -> None:
+        assert self._cleaner is not None
+        due = [self._lingering[0][0]] if self._lingering else []
+        if self._kept:
+            age = (milliseconds() - next(iter(self._kept.values())).lane.log.position.milliseconds) / 1000
+            due.append(time.monotonic() + self.limits.seconds - age)
+        if due:
+            self._cleaner.set(min(due))
+
+    # Listeners
+
+    def tell(self, listeners: Iterable[Listener], room: Kept, present: Present) -> None:
+        """Have listeners called in the order in which things happened, in a greenlet."""
+        if present.user is not None:
+            self._events += [partial(listener, room, present.user, present.info) for listener in listeners]
+        if self._events and (self._teller is None or self._teller.dead):
+            self._teller = gevent.spawn_raw(self._run_listeners)
+
+    def _run_listeners(self) -> None:
+        while self._events:
+            event = self._events.popleft()
+            try:
+                event()
+            except Exception:
+                log.exception("a listener of rooms failed")
+
+
+_homes: WeakSet[Home] = WeakSet()
+
+
+def _begin_in_child() -> None:
+    for home in list(_homes):
+        home.begin()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has none
+    os.register_at_fork(after_in_child=_begin_in_child)
+
+
+def milliseconds() -> int:
+    """Return the time since the epoch."""
+    return time.time_ns() // 1_000_000
