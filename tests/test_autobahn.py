@@ -14,6 +14,8 @@ from .autobahn import installation
 from .autobahn.run import ALL, QUICK, Report, read_expected, run, select
 from .servers import FRONT_ENDS, missing
 
+pytestmark = pytest.mark.slow  # it starts servers or installs packages
+
 
 @pytest.fixture(scope="module")
 def client() -> str:

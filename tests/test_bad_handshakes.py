@@ -22,6 +22,8 @@ from .raw import ACCEPT, CLOSE, HANDSHAKE, TEXT, Raw, close_frame, frame, reques
 from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, serve, wait_for
 from .test_capacity import cpu_seconds, plain_socket, process_id
 
+pytestmark = pytest.mark.slow  # it starts servers or installs packages
+
 Certificate = tuple[str, str, ssl.SSLContext]
 
 APP = "tests.apps_bad_handshakes:app"

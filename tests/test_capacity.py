@@ -19,6 +19,8 @@ import pytest
 from .crowd import TEXT, Crowd, allow_descriptors, frame, page
 from .servers import DEADLINE, FRONT_ENDS, Server, serve, upgrade_request, wait_for
 
+pytestmark = pytest.mark.slow  # it starts servers or installs packages
+
 APP = "tests.apps:app"
 
 

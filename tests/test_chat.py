@@ -23,6 +23,8 @@ import websocket
 from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, missing, serve
 from .test_readme import blocks
 
+pytestmark = pytest.mark.slow  # it starts servers or installs packages
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 

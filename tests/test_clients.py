@@ -36,6 +36,8 @@ from wsproto.events import (
 from .raw import HANDSHAKE
 from .servers import DEADLINE, FRONT_ENDS, Server, missing, serve, wait_for
 
+pytestmark = pytest.mark.slow  # it starts servers or installs packages
+
 Certificate = tuple[str, str, ssl.SSLContext]
 
 TESTS = Path(__file__).parent

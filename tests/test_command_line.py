@@ -27,6 +27,8 @@ import geventws
 
 from .servers import DEADLINE, ROOT, missing, wait_for
 
+pytestmark = pytest.mark.slow  # it starts servers or installs packages
+
 APP = """
 import os
 

@@ -9,6 +9,8 @@ from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, Inv
 
 from .servers import DEADLINE, FRONT_ENDS, serve, upgrade_request
 
+pytestmark = pytest.mark.slow  # it starts servers or installs packages
+
 APPS = "tests.apps_decisions"
 PUSH = b"GET /push HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 SOON = {"GEVENTWS_ACCEPT_AFTER": "0.2"}

@@ -26,6 +26,8 @@ from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, serve, wait_for
 from .test_chat import start_chromium
 from .test_clients import TESTS, node_ws  # noqa: F401 (a fixture)
 
+pytestmark = pytest.mark.slow  # it starts servers or installs packages
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 

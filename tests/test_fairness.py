@@ -12,6 +12,8 @@ import pytest
 from .raw import TEXT, Raw, frame, request
 from .servers import DEADLINE, FRONT_ENDS, Server, serve
 
+pytestmark = pytest.mark.slow  # it starts servers or installs packages
+
 
 @pytest.fixture(scope="module", params=FRONT_ENDS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:

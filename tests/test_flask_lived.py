@@ -36,6 +36,8 @@ from geventws.testing import Refused, connect
 
 from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, missing, serve, upgrade_request, wait_for
 
+pytestmark = pytest.mark.slow  # it starts servers or installs packages
+
 PARTNER, STRANGER = "https://partner.example", "https://stranger.example"
 
 

@@ -13,6 +13,8 @@ import pytest
 
 from .servers import DEADLINE, FRONT_ENDS, serve
 
+pytestmark = pytest.mark.slow  # it starts servers or installs packages
+
 APP = "tests.apps_fork:app"
 COUNT = 50
 

@@ -22,6 +22,8 @@ from .hostile import CONTINUATION, CROWDS, FLOODS, UNHEARD
 from .raw import BINARY, CLOSE, PING, PONG, TEXT, Raw, close_frame, frame, request
 from .servers import FRONT_ENDS, ROOT, Server, serve
 
+pytestmark = pytest.mark.slow  # it starts servers or installs packages
+
 APP = "tests.apps_hostile:app"
 KIB, MIB = 1 << 10, 1 << 20
 

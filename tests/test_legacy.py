@@ -25,6 +25,8 @@ from .raw import BINARY, CLOSE, PING, PONG, TEXT, Raw, close_frame, frame, reque
 from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, missing, serve, wait_for
 from .test_readme import free_port, running
 
+pytestmark = pytest.mark.slow  # it starts servers or installs packages
+
 App = Callable[..., Server]
 COMPAT = {"GEVENTWS_COMPAT": "1"}
 

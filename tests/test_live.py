@@ -22,6 +22,8 @@ from geventws import WebSocketHandler, WebSocketServer
 from .raw import ACCEPT, BINARY, CLOSE, PING, PONG, TEXT, Raw, close_frame, frame, request
 from .servers import FRONT_ENDS, ROOT, Server, serve, upgrade_request, wait_for
 
+pytestmark = pytest.mark.slow  # it starts servers or installs packages
+
 Certificate = tuple[str, str, ssl.SSLContext]
 
 KINDS = {

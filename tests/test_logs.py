@@ -21,6 +21,8 @@ from websockets.exceptions import InvalidStatus
 from .crowd import CLOSE, TEXT, Crowd, Member, frame, page
 from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, serve, upgrade_request, wait_for
 
+pytestmark = pytest.mark.slow  # it starts servers or installs packages
+
 APP = "tests.apps:app"
 PING = 0x89
 GUNICORN = [sys.executable, "-m", "gunicorn", *(["--no-control-socket"] if "control_socket" in make_settings() else [])]

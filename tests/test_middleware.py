@@ -10,6 +10,8 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from .raw import Raw, request
 from .servers import DEADLINE, FRONT_ENDS, Server, serve
 
+pytestmark = pytest.mark.slow  # it starts servers or installs packages
+
 APPS = "tests.apps_middleware"
 IMPORTS = "import geventws\nfrom flask import Flask\nfrom tests.apps_middleware import Guard\n"
 

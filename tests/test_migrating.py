@@ -20,6 +20,8 @@ from .servers import ROOT, missing
 from .test_legacy import check_upgrade
 from .test_readme import blocks, echoes, free_port, running, server_command
 
+pytestmark = pytest.mark.slow  # it starts servers or installs packages
+
 PAGE = (ROOT / "docs" / "migrating.md").read_text()
 COMMAND = re.compile(r"(\w+=\S+ )*(gunicorn|python) -")
 NEEDED = ("bottle_websocket", "flask_socketio", "flask_sockets")  # packages that a program goes on to use

@@ -17,6 +17,8 @@ import geventws
 
 from .servers import ROOT, missing
 
+pytestmark = pytest.mark.slow  # it starts servers or installs packages
+
 PATIENCE = 300.0  # seconds for pip, on a slow line too
 
 PROGRAM = """

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from configparser import ConfigParser
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 from urllib.request import urlopen
@@ -19,7 +20,12 @@ import pytest
 from websockets.exceptions import InvalidHandshake
 from websockets.sync.client import connect
 
+from geventws import Options
+from geventws.options import RequestLimits
+
 from .servers import DEADLINE, ROOT, missing, wait_for
+
+pytestmark = pytest.mark.slow  # it starts servers or installs packages
 
 README = (ROOT / "README.md").read_text()
 INSTALLING = 600.0  # seconds for pip, on a slow line too
@@ -263,3 +269,10 @@ def test_pasted_command_opens_the_chat(block: Block, tmp_path: Path) -> None:
     command = ["bash", "-ec", f"{install} && exec {start} --bind 127.0.0.1:{port}"]
     with running(clone, command, port, within=INSTALLING), urlopen(f"http://127.0.0.1:{port}/") as page:
         assert b"<html" in page.read()
+
+
+def test_table_of_limits_names_every_option() -> None:
+    table = README.partition("## Limits and defaults")[2].partition("\n\n")[2].partition("\n\n")[0]
+    named = set(re.findall(r"`(\w+)`", "".join(row.split("|")[1] for row in table.splitlines() if row.startswith("|"))))
+    assert named >= {field.name for field in fields(Options)}
+    assert all(field.name in README for field in fields(RequestLimits))

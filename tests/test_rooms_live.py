@@ -22,6 +22,8 @@ from .crowd import allow_descriptors
 from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, serve, upgrade_request, wait_for
 from .test_readme import blocks
 
+pytestmark = pytest.mark.slow  # it starts servers or installs packages
+
 MEGABYTE = 1 << 20
 
 

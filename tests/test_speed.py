@@ -22,6 +22,8 @@ from benchmarks.servers import SERVERS, Running, Server, running
 
 from .servers import missing
 
+pytestmark = pytest.mark.slow  # it starts servers or installs packages
+
 RAW = next(server for server in SERVERS if server.name == "gevent")
 ROUNDS = 5
 SECONDS = 0.1  # of a measurement behind its warm-up, whose processor time counts too

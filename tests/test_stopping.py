@@ -25,6 +25,8 @@ from websockets.sync.client import ClientConnection
 from .crowd import CLOSE, Crowd, allow_descriptors, frame, page
 from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, serve, upgrade_request, wait_for
 
+pytestmark = pytest.mark.slow  # it starts servers or installs packages
+
 APP = "tests.apps_stopping:app"
 SIGNALS = [
     ("worker", signal.SIGTERM),

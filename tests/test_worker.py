@@ -12,6 +12,8 @@ from geventws import loglines, worker
 
 from .servers import DEADLINE, Server, serve, upgrade_request
 
+pytestmark = pytest.mark.slow  # it starts servers or installs packages
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
