@@ -229,6 +229,7 @@ def fuzzers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, subp
             process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_fuzzing_for_a_moment_finds_nothing(target: str, fuzzers: dict[str, subprocess.Popen[str]]) -> None:
     _, output = fuzzers[target].communicate(timeout=SECONDS + 3 * DEADLINE)
