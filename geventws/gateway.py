@@ -133,6 +133,7 @@ class Gateway:
         except HandshakeError as exc:  # of accept(), where no route allowed the client's origin
             return _refuse(exc, upgrade.start_response, environ)
         finally:
+            ws.accept_no_more()  # where an exception came before any decision
             del self.live[ws]
             environ.pop("wsgi.websocket", None)  # ws.environ points back: only the garbage collector would free them
             if ws.accepted:

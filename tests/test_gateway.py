@@ -8,6 +8,7 @@ import zlib
 from typing import Any
 
 import gevent
+import pytest
 from gevent import get_hub
 
 from geventws.frames import BINARY, RSV1, encode_frame
@@ -90,3 +91,21 @@ def test_websocket_that_ended_is_freed_without_the_garbage_collector() -> None:
     finally:
         gc.enable()
     assert sent == [len(head) + 4 + len(answer)]
+
+
+class Failing(Gateway):
+    """A gateway whose hook fails before the view, as an app's app_protocol() may with compat."""
+
+    def before_view(self, app: Any, ws: Any) -> None:
+        raise ValueError("before the view")
+
+
+def test_request_that_failed_before_its_view_is_not_accepted_later(capsys: pytest.CaptureFixture[str]) -> None:
+    server, client = joined("unix")
+    gateway = Failing(Options(accept_after=0.02))
+    with pytest.raises(ValueError, match="before the view"):
+        gateway.run(lambda environ, start_response: [], dict(ENVIRON), Upgrade(server, None))
+    gevent.sleep(0.05)
+    assert capsys.readouterr().err == ""
+    server.close()
+    client.close()
