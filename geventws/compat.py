@@ -22,8 +22,9 @@ from gevent import pywsgi
 from .errors import CloseCode, ConnectionClosed, MessageTooBig, ProtocolError, WebSocketError
 from .frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 from .gateway import Application, Gateway, StartResponse, gateways
+from .options import Options
 from .server import WebSocketHandler, WebSocketServer
-from .threads import here
+from .threads import call, here
 from .websocket import WebSocket
 
 log = logging.getLogger("geventws")
@@ -31,7 +32,7 @@ log = logging.getLogger("geventws")
 NAME = "geventwebsocket"
 
 
-class Client:
+class _ServerClient:
     """One of server.clients. Any attribute may be set on it."""
 
     def __init__(self, ws: WebSocket) -> None:
@@ -58,7 +59,7 @@ class Server(WebSocketServer):
 class _Clients:
     """server.clients: the open WebSockets of this process by address. A server may have its own of that name."""
 
-    def __get__(self, server: object, owner: type) -> dict[Any, Client]:
+    def __get__(self, server: object, owner: type) -> dict[Any, _ServerClient]:
         # Where the view may still refuse a WebSocket, nobody may use it.
         open_ones = [ws for gateway in gateways for ws in list(gateway.live) if ws.accepted and not ws.closed]
         return {_address(ws): _client(ws) for ws in open_ones}
@@ -79,7 +80,7 @@ class _Handler:
         return self
 
     @property
-    def active_client(self) -> Client:
+    def active_client(self) -> _ServerClient:
         return _client(self.websocket)
 
     def __getattr__(self, name: str) -> NoReturn:
@@ -91,8 +92,8 @@ def _address(ws: WebSocket) -> Any:
     return ws.remote_address or id(ws)
 
 
-def _client(ws: WebSocket) -> Client:
-    client: Client = ws.__dict__.setdefault("_client", Client(ws))
+def _client(ws: WebSocket) -> _ServerClient:
+    client: _ServerClient = ws.__dict__.setdefault("_client", _ServerClient(ws))
     return client
 
 
@@ -179,16 +180,16 @@ class Resource:
         return []
 
 
-def _ask_app_protocol(self: Gateway, app: Application, ws: WebSocket) -> None:
-    """Have the app's own app_protocol(path), where there is one, name the subprotocol to choose if it is offered."""
+def _ask_app_protocol(self: Gateway, app: Application, environ: dict[str, Any]) -> Options:
+    """Return options whose subprotocol is the one that the app's own app_protocol(path) names, where there is one."""
     inner: Any = app
     for _ in range(10):
         inner = getattr(inner, "__self__", inner)  # a server may call its method
         if hasattr(inner, "app_protocol"):
-            if name := inner.app_protocol(ws.environ["PATH_INFO"]):
-                ws._options = ws.options.replace(subprotocols=[name])
-            return
+            name = inner.app_protocol(environ["PATH_INFO"])
+            return self.options.replace(subprotocols=[name]) if name else self.options
         inner = getattr(inner, "app", None) or getattr(inner, "wsgi_app", None)  # in middleware
+    return self.options
 
 
 def _send_frame(self: WebSocket, message: Any, opcode: int) -> None:
@@ -204,12 +205,13 @@ def _send_frame(self: WebSocket, message: Any, opcode: int) -> None:
 
 
 def _send_ping(ws: WebSocket, payload: bytes) -> None:
-    if here.hub is not ws._hub:
-        ws._call(_send_ping, payload)
+    if here.hub is not ws.hub:
+        call(ws.hub, _send_ping, ws, payload)
         return
     if ws.closed:
-        raise ws._closed_error()
-    ws._open_transport().write(ws._connection.encode_ping(payload))
+        raise ConnectionClosed(ws.close_code or CloseCode.ABNORMAL_CLOSURE, ws.close_reason)
+    session = ws.session
+    session.transport.write(session.connection.encode_ping(payload))
 
 
 _websocket_close = WebSocket.close
@@ -331,7 +333,7 @@ MODULES: dict[str, dict[str, Any]] = {
         "text_type": str,
     },
     f"{NAME}.exceptions": ERRORS,
-    f"{NAME}.handler": {"Client": Client, "WebSocketHandler": WebSocketHandler},
+    f"{NAME}.handler": {"Client": _ServerClient, "WebSocketHandler": WebSocketHandler},
     f"{NAME}.logging": {"create_logger": _create_logger},
     f"{NAME}.resource": {"Resource": Resource, "WebSocketApplication": WebSocketApplication},
     f"{NAME}.server": {"WebSocketServer": Server},
@@ -373,7 +375,7 @@ def _install() -> None:
     sys.meta_path.append(_Finder)
     # On the classes themselves: whichever server makes a WebSocket, legacy code finds them.
     _on(WebSocket, **ATTRIBUTES)
-    _on(Gateway, before_view=_ask_app_protocol)
+    _on(Gateway, options_for=_ask_app_protocol)
     _on(WebSocketHandler, __init_subclass__=classmethod(_refuse_hooks))
     _on(pywsgi.WSGIServer, clients=_Clients())
 

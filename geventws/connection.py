@@ -277,8 +277,8 @@ class Connection:
         header, message = self._header, self._message
         assert header is not None and message is not None
         stop = min(start + self._left, len(data))
-        turn = (header.size - self._left) & 3
-        key = b"" if message.masking_key else header.masking_key[turn:] + header.masking_key[:turn]
+        rotation = (header.size - self._left) & 3
+        key = b"" if message.masking_key else header.masking_key[rotation:] + header.masking_key[:rotation]
         self._left -= stop - start
         self._take_in(_unmasked(data, key, start, stop), events)
         return stop

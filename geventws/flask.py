@@ -61,7 +61,7 @@ class Sockets:
         self._apps: list[Flask | Blueprint] = []
         self._declarations: list[Callable[[Flask | Blueprint], None]] = []
         self._wrapped: dict[tuple[Callable[..., Any], Changes], Callable[..., Any]] = {}
-        self._before_wait = _in_turn(before_wait)
+        self._before_wait = _one_by_one(before_wait)
         if app is not None:
             self.init_app(app)
 
@@ -173,7 +173,7 @@ def _check_view(view: Callable[..., Any]) -> None:
         raise TypeError(f"{name} has a yield: a view that talks WebSocket sends by ws.send()")
 
 
-def _in_turn(functions: Iterable[Callable[[], object]]) -> Callable[[], None] | None:
+def _one_by_one(functions: Iterable[Callable[[], object]]) -> Callable[[], None] | None:
     """Return one function that calls them all, None for none."""
     if callable(functions):
         raise TypeError(f"before_wait must be a list of functions, not {functions!r} alone")

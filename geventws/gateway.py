@@ -96,10 +96,11 @@ class TakenSocket:
 class Gateway:
     """The WebSockets of one server or worker: admits them, runs their views, ends them."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, live: dict[WebSocket, gevent.Greenlet] | None = None) -> None:
+        """Take the options of all, and what other gateways count as live with these."""
         self.options = options
         log.disabled = False  # by an app's dictConfig(), which means all loggers that it does not name
-        self.live: dict[WebSocket, gevent.Greenlet] = {}
+        self.live = {} if live is None else live  # with the greenlets of the views
         self.max_connections = options.max_connections or _descriptor_limit()
         self._closing = False
         self._was_hijacked = False  # a socket of it was
@@ -119,7 +120,8 @@ class Gateway:
             return _refuse(exc, upgrade.start_response, environ)
         environ["HTTP_UPGRADE"] = "websocket"  # frameworks know no list of protocols
         on_accept = partial(self._on_accept, upgrade)
-        ws = WebSocket(upgrade.sock, upgrade.take_leftover, environ, on_accept, self.options, *admitted)
+        options = self.options_for(app, environ)
+        ws = WebSocket(upgrade.sock, upgrade.take_leftover, environ, on_accept, options, *admitted)
         del on_accept
         del admitted  # this frame lives as long as the WebSocket
         environ["wsgi.websocket"] = ws
@@ -128,7 +130,6 @@ class Gateway:
         self._idle.clear()
         self._accept_soon(ws, upgrade)
         try:
-            self.before_view(app, ws)
             return self._run_view(app, environ, ws, upgrade)
         except HandshakeError as exc:  # of accept(), where no route allowed the client's origin
             return _refuse(exc, upgrade.start_response, environ)
@@ -223,8 +224,9 @@ class Gateway:
             return False
         return True
 
-    def before_view(self, app: Application, ws: WebSocket) -> None:
-        """Nothing: where compat asks the app for a subprotocol."""
+    def options_for(self, app: Application, environ: dict[str, Any]) -> Options:
+        """Return the options of a handshake, which compat asks the app for."""
+        return self.options
 
     def _on_accept(self, upgrade: Upgrade, size: int) -> None:
         expect_disconnects_here()

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from .errors import HandshakeError
-from .options import SCHEME, TOKEN
+from .options import HOST, SCHEME, TOKEN
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # §1.3
 VERSION = "13"
@@ -24,9 +24,8 @@ _token = re.compile(TOKEN)
 _QUOTED = r'"((?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\.)*)"'
 _parameter = re.compile(rf"[ \t]*;[ \t]*({TOKEN})(?:[ \t]*=[ \t]*(?:({TOKEN})|{_QUOTED}))?")
 _separator = re.compile(r"[ \t]*(?:,|$)[ \t,]*")
-_HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(?::([0-9]{0,5}))?"
-_host = re.compile(_HOST)
-_origin = re.compile(rf"({SCHEME})://{_HOST}")
+_host = re.compile(HOST)
+_origin = re.compile(rf"({SCHEME})://{HOST}")
 _key = re.compile(r"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 

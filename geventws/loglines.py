@@ -62,6 +62,18 @@ def printable(text: str) -> str:
     return text if text.isprintable() else repr(text)
 
 
+def peer_of(environ: dict[str, Any]) -> str:
+    """Return the peer of a request as logs show it."""
+    host = environ.get("REMOTE_ADDR")
+    return f"{host}:{int(environ.get('REMOTE_PORT') or 0)}" if host else "unix"
+
+
+def path_of(environ: dict[str, Any]) -> str:
+    """Return the path of a request, decoded, without its query string."""
+    path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    return path.encode("latin-1").decode(errors="replace")
+
+
 def describe(event: object) -> str:
     """Return an event, or a message on its way out, as a line of the log shows it."""
     if isinstance(event, Prepared):

@@ -73,17 +73,26 @@ class Opening:
         """Return the socket, which is the server's no longer, and what came behind the request."""
         leftover = self._take_leftover()
         self._on_accept(size)
-        self.set_acceptor(None)
+        self.accept_no_more()
         return self._sock, leftover
 
-    def set_acceptor(self, accept: Callable[[], None] | None, seconds: float = 0.0) -> None:
-        """Have accept() called after this time, and nothing that was to be called before; None: nothing."""
+    def accept_in(self, seconds: float, accept: Callable[[], None], may_accept: Callable[[], bool]) -> None:
+        """Have accept() called after this time, if nothing is decided by then and may_accept() holds."""
+
+        def decide() -> None:
+            if not self.answered and self.refusal is None and may_accept():
+                accept()
+
+        self.accept_no_more()
+        if not self.answered:
+            self._acceptor = Deadline(decide)
+            self._acceptor.set(monotonic() + seconds)
+
+    def accept_no_more(self) -> None:
+        """Leave the decision to the view."""
         if self._acceptor is not None:
             self._acceptor.cancel()
             self._acceptor = None
-        if accept is not None:
-            self._acceptor = Deadline(accept)
-            self._acceptor.set(monotonic() + seconds)
 
 
 def warn_of_subprotocols(environ: dict[str, Any], peer: str, path: str, offered: Sequence[str]) -> None:

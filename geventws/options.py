@@ -29,7 +29,10 @@ LONGEST = 1e9  # seconds
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110 §5.6.2
 SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"  # RFC 3986 §3.1
 _token = re.compile(TOKEN)
-_HOST = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,4}|:[1-6][0-9]{4})?"
+IP_LITERAL = r"\[[0-9A-Fa-f:.]+\]"
+HOST = rf"({IP_LITERAL}|[A-Za-z0-9._~!$&'()*+;=%-]+)(?::([0-9]{{0,5}}))?"  # and port; RFC 3986 §3.2.2
+# An option may not hold all of these: a ; or & there stands between two origins that were to be two entries.
+_HOST = rf"({IP_LITERAL}|[A-Za-z0-9._-]+)(:[0-9]{{1,4}}|:[1-6][0-9]{{4}})?"
 _REST = r"[!-)+\--~]*"  # of an origin that is taken literally: no comma, which parts the entries, and no *
 _ORIGIN = re.compile(
     rf"\*|null|same-host|({SCHEME}://)?(\*\.)?{_HOST}"

@@ -290,8 +290,7 @@ class Client:
 
         try:
             with self._watch(), _flask_errors(self._note):
-                gateway = Gateway(options)
-                gateway.live = _live
+                gateway = Gateway(options, _live)
                 expect_disconnects(app)
                 body = gateway.run(run, self._environ, Upgrade(self._server, start_response))
                 try:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import gevent
-from gevent import get_hub, monkey
+from gevent import get_hub, getcurrent, monkey
 from gevent._hub_local import get_hub_if_exists
 from gevent.event import Event
 
@@ -91,12 +91,13 @@ def home() -> Any:
 def call(hub: Any, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Run function in a greenlet of a hub that another thread has; wait, and return or raise what function does.
 
-    It sees the caller's context variables. Where the caller's thread has a hub too, its other greenlets run on. A
-    caller that is interrupted interrupts function. Raises HubEnded where the hub has ended or does not run.
+    It sees the caller's context variables. Where the caller's thread has a hub too, its other greenlets run on; a
+    callback of that hub holds it up. A caller that is interrupted interrupts function. Raises HubEnded where the hub
+    has ended or does not run.
     """
     door = _doors[hub]
     own = get_hub_if_exists()
-    pause = _Block() if own is None else _Park(own)
+    pause = _Block() if own is None or own is getcurrent() else _Park(own)
     task = _Task(partial(function, *args, **kwargs), pause.end)
     try:
         _check(hub)

@@ -174,7 +174,7 @@ class Transport:
         """Read once what has come, if anything, and hand it to the owner."""
         if self.reading:
             self._on_readable()
-            self._take_end()
+            self._run_end()
 
     def _on_readable(self) -> None:
         try:
@@ -198,10 +198,10 @@ class Transport:
         """End behind this pass of the loop: thousands may leave in it, and those who stay are read first."""
         self._read_watcher.stop()
         if self._end is None:
-            self._loop.run_callback(self._take_end)
+            self._loop.run_callback(self._run_end)
         self._end = end
 
-    def _take_end(self) -> None:
+    def _run_end(self) -> None:
         end, self._end = self._end, None
         if end is not None:
             end()

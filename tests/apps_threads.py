@@ -49,11 +49,21 @@ def in_thread(kind: str, name: str, function: Callable[..., Any], *arguments: An
         gevent.get_hub().threadpool.spawn(run)
     elif kind == "hub":  # a greenlet of another hub
         start_new_thread(lambda: (gevent.spawn(run).join(), gevent.get_hub().destroy()), ())
+    elif kind == "callback":  # of another hub
+        start_new_thread(call_back, (run,))
     else:
         (executor if kind == "executor" else plain_executor).submit(run)
     while not outcome:
         gevent.sleep(0.005)
     return outcome[0]
+
+
+def call_back(function: Callable[[], None]) -> None:
+    """Have function run as a callback of this thread's own hub."""
+    hub = gevent.get_hub()
+    hub.loop.run_callback(function)
+    gevent.sleep(0)  # behind it
+    hub.destroy()
 
 
 @sockets.route("/<kind>/echo")

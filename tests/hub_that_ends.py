@@ -34,7 +34,7 @@ def main(end: str) -> None:
     ws = box[1]
     waiting = threading.Thread(target=attempt, args=("waiting", ws.receive))
     waiting.start()
-    while ws._reader is None:
+    while ws.session.reader is None:
         pass
     ending.set()
     server.join()

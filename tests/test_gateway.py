@@ -96,7 +96,7 @@ def test_websocket_that_ended_is_freed_without_the_garbage_collector() -> None:
 class Failing(Gateway):
     """A gateway whose hook fails before the view, as an app's app_protocol() may with compat."""
 
-    def before_view(self, app: Any, ws: Any) -> None:
+    def options_for(self, app: Any, environ: Any) -> Options:
         raise ValueError("before the view")
 
 

@@ -126,7 +126,9 @@ def test_thread_waits_for_a_slow_reader(servers: dict[str, Server], front_end: s
             assert ws.recv(DEADLINE) == bytes([number]) * (1 << 20)
 
 
-@each
+@pytest.mark.parametrize(
+    ("front_end", "kind"), [*HOMES, *((front_end, "callback") for front_end in (*FRONT_ENDS, "program"))]
+)
 def test_post_of_a_thread_tells_whether_it_was_queued(servers: dict[str, Server], front_end: str, kind: str) -> None:
     server = servers[front_end]
     with Raw(server, request(f"/{kind}/post")) as raw:
@@ -303,7 +305,7 @@ def test_error_shows_the_lines_of_both_threads(opened: Opener) -> None:
 def test_two_threads_cannot_both_wait_for_messages(opened: Opener) -> None:
     ws, peer = opened()
     first = outcome(ws.receive)
-    until(lambda: ws._reader, "wait of the first")
+    until(lambda: ws.session.reader, "wait of the first")
     assert "only one can" in str(of_thread(ws.receive))
     peer.send("for the first")
     assert until(first, "message") == ["for the first"]
@@ -320,7 +322,7 @@ def test_before_wait_sees_the_context_of_the_thread(opened: Opener) -> None:
         return ws.receive()
 
     waiting = outcome(talk)
-    until(lambda: ws._reader, "wait")
+    until(lambda: ws.session.reader, "wait")
     peer.send("hello")
     assert until(waiting, "message") == ["hello"]
     assert seen == ["the thread"]
@@ -383,7 +385,7 @@ def test_interrupted_caller_waits_no_more_in_receive(opened: Opener) -> None:
         return "interrupted"
 
     assert of_thread(lambda: gevent.spawn(talk).get()) == "interrupted"
-    until(lambda: ws._reader is None, "end of receive()")
+    until(lambda: ws.session.reader is None, "end of receive()")
     peer.send("for another")
     assert of_thread(ws.receive) == "for another"
 

@@ -29,9 +29,10 @@ from geventws.connection import Close, Event, Failure, Ping, Pong, State
 from geventws.deadlines import Deadline
 from geventws.errors import ConnectionClosed, WebSocketError
 from geventws.frames import CLOSE, CONTINUATION, FIN, PONG, TEXT, encode_frame
+from geventws.late import OWN_DROPS
 from geventws.message import Prepared
 from geventws.transport import Transport
-from geventws.websocket import OWN_DROPS, WebSocket
+from geventws.websocket import WebSocket
 
 from .pairs import (
     Certificate,
@@ -89,7 +90,7 @@ def usable(ws: WebSocket, peer: Peer) -> bool:
 
 def until_closed(ws: WebSocket, what: str = "the end") -> None:
     """Return when the WebSocket's socket is closed."""
-    transport = ws._transport
+    transport = ws.session.transport
     assert transport is not None
     until(lambda: transport.closed, what)
 
@@ -322,12 +323,12 @@ def test_the_peers_close_reaches_a_view_that_never_stops_sending(opened: Opener,
 def test_a_watcher_is_told_when_a_blocked_peer_has_taken_all(opened: Opener, kind: str) -> None:
     ws, peer = opened(kind, max_outbox=16 * MEGABYTE)
     blocked: list[bool] = []
-    ws.watch(lambda _: blocked.append(ws.blocked))
+    ws.session.watch(lambda _: blocked.append(ws.session.transport.blocked))
     ws.send(bytes(8 * MEGABYTE))
-    assert ws.blocked and not blocked
+    assert ws.session.transport.blocked and not blocked
     assert peer.receive() == bytes(8 * MEGABYTE)
     until(lambda: False in blocked, "call of the watcher")
-    assert not ws.blocked
+    assert not ws.session.transport.blocked
 
 
 ENDS: dict[str, Callable[[WebSocket, Peer], object]] = {
@@ -346,9 +347,9 @@ def test_a_watcher_is_told_of_the_end(opened: Opener, end: str) -> None:
     def stop_watching(_: None) -> None:
         unheard.append(True)
 
-    ws.watch(lambda _: told.append(ws.closed))
-    ws.watch(stop_watching)
-    ws.unwatch(stop_watching)
+    ws.session.watch(lambda _: told.append(ws.closed))
+    ws.session.watch(stop_watching)
+    ws.session.unwatch(stop_watching)
     ENDS[end](ws, peer)
     until(lambda: told, "call of the watcher")
     assert told[0]
@@ -446,7 +447,7 @@ def post_all(ws: WebSocket, size: int) -> int:
 def test_post_to_a_peer_that_stopped_reading_is_false_and_queues_nothing(opened: Opener, kind: str, size: int) -> None:
     ws, peer = opened(kind, buffer=SMALL, max_outbox=100_000, ping_interval=None)
     count = post_all(ws, size)
-    transport = ws._transport
+    transport = ws.session.transport
     assert transport is not None
     waiting = transport.waiting
     assert 100_000 < waiting <= 100_000 + size + 4
@@ -466,7 +467,7 @@ def test_kernel_holds_about_twice_max_outbox_for_a_peer_that_does_not_read(
 ) -> None:
     """Where nothing limits it, it is 4 MiB and more."""
     ws, _ = opened(kind, max_outbox=max_outbox, ping_interval=None)
-    transport = ws._transport
+    transport = ws.session.transport
     assert transport is not None
     for _ in range(5):
         while ws.post(bytes(1 << 14)):
@@ -641,11 +642,11 @@ def test_close_refuses_what_may_not_travel_in_every_state(opened: Opener, state:
     elif state is not State.OPEN:  # a message that waits for the view keeps the end from being answered
         peer.sock.sendall(peer.frame("first") + (b"\xff" if state is State.FAILING else close_frame()))
         settle()
-    assert ws._connection.state is state
+    assert ws.session.connection.state is state
     for code in (999, 1005, 1006, 5000):
         with pytest.raises(ValueError, match=str(code)):
             ws.close(code)
-    assert ws._connection.state is state
+    assert ws.session.connection.state is state
 
 
 def test_nothing_is_sent_behind_a_close(opened: Opener) -> None:

@@ -65,7 +65,7 @@ class Place:
 
     def _post(self, lane: Lane) -> bool:
         """Post a batch, and return whether there may be another."""
-        if self.ws.blocked:
+        if self.ws.session.transport.blocked:
             self.pace = WAITS
             lane.behind.add(self)
             return False
@@ -91,7 +91,7 @@ class Place:
             return
         if self.ws.closed:
             self.lane.leave(self, wholly=True)
-        elif self.pace is WAITS and not self.ws.blocked:
+        elif self.pace is WAITS and not self.ws.session.transport.blocked:
             self.catch_up()
 
     def catch_up(self) -> None:
@@ -162,7 +162,7 @@ class Lane:
         place.lane = self
         place.uses = 1
         place.cursor, place.live = cursor, self.log.end
-        place.ws.watch(place.wake)
+        place.ws.session.watch(place.wake)
         if cursor < place.live:
             place.catch_up()
 
@@ -174,7 +174,7 @@ class Lane:
         if place.uses and not wholly:
             return
         place.lane = None
-        place.ws.unwatch(place.wake)
+        place.ws.session.unwatch(place.wake)
         del self.places[place.ws]
         self.forget_behind(place)
         place.left()
@@ -183,7 +183,7 @@ class Lane:
         """Let go of all places, and tell nobody."""
         for place in self.places.values():
             place.lane = None
-            place.ws.unwatch(place.wake)
+            place.ws.session.unwatch(place.wake)
         self.places.clear()
         self.behind.clear()
 

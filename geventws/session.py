@@ -1,0 +1,352 @@
+"""Session: one open connection on the hub, from the 101 to the end of its socket.
+
+Joins a Connection (bytes) and a Transport (the hub): answers control frames, queues messages, bounds the end, and
+wakes who waits. Knows no view, server or framework.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from sys import getsizeof
+from time import time
+from typing import Any
+
+import gevent
+from gevent import getcurrent
+from gevent.hub import Waiter
+
+from . import loglines, permessage_deflate
+from .closing import Closing
+from .connection import CLOSED, FAILING, OPEN, REMOTE_CLOSING, Connection, Event, Ping, Pong
+from .errors import CloseCode
+from .keepalive import Keepalive
+from .loglines import describe, path_of, peer_of, printable
+from .options import Options
+from .transport import NO_MEMORY, Transport
+from .turns import TURN, Turns, streak_of_hub, turns
+
+log = logging.getLogger("geventws")
+
+# What a peer may have inflated at a time, before others have their turn.
+SHARE = 65_536  # bytes
+# The same once a pass has done its work. A message of this size or more takes two turns, between which reading stops:
+# with 4096, echoes of 4 KiB to 64 peers take 9 to 16 % more processor time.
+SMALL_SHARE = 8192  # bytes
+
+
+class Session:
+    """What a WebSocket has once its handshake is complete. Only the hub's thread may touch it."""
+
+    __slots__ = (
+        "_closing",
+        "_environ",
+        "_hub",
+        "_options",
+        "_resuming",
+        "_turns",
+        "_watchers",
+        "connection",
+        "debug",
+        "keepalive",
+        "messages_received",
+        "queue",
+        "reader",
+        "transport",
+    )
+
+    def __init__(
+        self,
+        sock: Any,
+        hub: Any,
+        environ: dict[str, Any],
+        options: Options,
+        agreement: permessage_deflate.Agreement | None,
+    ) -> None:
+        """Take a socket over; nothing is sent or read before open()."""
+        deflate = None if agreement is None else permessage_deflate.Deflate(agreement, options)
+        self.connection = Connection(max_message_size=options.max_message_size, deflate=deflate)
+        self.debug = log.isEnabledFor(logging.DEBUG)
+        self.queue: list[
+            str | bytes
+        ] = []  # messages for the view; an empty deque weighs 700 bytes more, and it is short
+        self.reader: Any = None  # the greenlet that waits for a message
+        self.messages_received = 0
+        self.transport = transport = Transport(
+            sock, self, max_outbox=options.max_outbox, send_timeout=options.send_timeout
+        )
+        self.keepalive = Keepalive(self.connection, transport, options.ping_interval, options.ping_timeout)
+        self._hub = hub
+        self._environ = environ
+        self._options = options
+        self._turns: Turns | None = None if agreement is None else turns()  # where messages may be compressed
+        self._resuming = False  # _read_left() will be called
+        self._watchers: tuple[Callable[[None], object], ...] = ()
+        self._closing: Closing | None = None  # once a Close is due
+
+    def open(self, response: bytes, leftover: bytes) -> None:
+        """Send the 101 response, and begin to read: what came behind the request first."""
+        transport = self.transport
+        transport.write(response)
+        transport.start()
+        # Only now: a Pong for an early Ping must come behind the 101.
+        if leftover:
+            transport.bytes_received += len(leftover)
+            self.data_received(leftover)
+
+    @property
+    def takes_messages(self) -> bool:
+        """Whether a message sent now would neither wait for the peer nor be too late."""
+        transport = self.transport
+        return not transport.congested and not transport.broken and self.connection.may_send
+
+    # The end
+
+    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Start the closing handshake, or answer the peer's; never wait for the peer."""
+        connection, transport = self.connection, self.transport
+        if transport.broken or not connection.may_send:
+            return
+        frame = connection.close(code, reason)
+        if self.debug:
+            self.log(logging.DEBUG, "> close %s %s", connection.close_code, printable(connection.close_reason))
+        self._end().send(frame)
+        if connection.state is CLOSED:
+            transport.finish()
+        else:
+            self.go_on_reading()
+        self._wake_all()
+
+    def abandon(self) -> None:
+        """Leave the connection to the process that this one was forked from."""
+        self.transport.abandon()
+        self._cancel_deadlines()
+
+    def _end(self) -> Closing:
+        """Return what bounds the end from now on."""
+        if self._closing is None:
+            self._closing = Closing(self.connection, self.transport, self._options, self.close)
+        return self._closing
+
+    def _cancel_deadlines(self) -> None:
+        self.keepalive.cancel()
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None  # which holds this
+
+    # Owner of the transport: in hub callbacks
+
+    def data_received(self, data: bytes) -> None:
+        """Take in bytes: answer control frames, queue messages, wake the reader."""
+        connection, transport, queue = self.connection, self.transport, self.queue
+        waiting = len(queue)
+        limit = self._options.max_queue
+        if waiting:
+            limit = max(limit - waiting, 1)
+        is_open = connection.state is OPEN
+        others = []
+        try:
+            events = connection.receive_data(data, limit) if self._turns is None else self._inflate(data, limit)
+        except MemoryError:
+            transport.abort(NO_MEMORY)  # the bytes that it was in the middle of are lost
+            return
+        for event in events:
+            if self.debug:
+                self.log(logging.DEBUG, "< %s", describe(event))
+            if type(event) is not str and type(event) is not bytes:
+                others.append(event)
+            elif is_open:
+                queue.append(event)
+        self.messages_received += len(queue) - waiting
+        if others:
+            self._answer(others)
+        if queue and self.reader is not None:
+            self._wake_reader()
+        # A reader that was woken has mostly taken all of it by now.
+        if connection.limited or (queue and self._is_full()):
+            transport.pause_reading()
+            if not self._is_full():
+                self.go_on_reading()
+
+    def _answer(self, events: list[Event]) -> None:
+        """Answer control frames, and what ends the connection."""
+        transport = self.transport
+        for event in events:
+            if isinstance(event, Pong):
+                self.keepalive.take_pong(event.payload)
+                self._wake_watchers()
+        if pongs := self.connection.take_pongs(latest_only=transport.blocked):
+            transport.write(pongs, more=True)
+        if not isinstance(events[-1], (Ping, Pong)):
+            self._answer_end()
+
+    def _answer_end(self) -> None:
+        """Answer the peer's Close, or tell it which rule it broke: at once, or when the view had its say."""
+        if self.connection.state is CLOSED:
+            self.transport.finish()
+            self._wake_all()
+        elif self.queue:
+            self._end().wait_for_view()
+        else:
+            self.close()
+
+    def _inflate(self, data: bytes, limit: int) -> list[Event]:
+        """Return the events of data, where what may be compressed is inflated in turns with others."""
+        connection, turns = self.connection, self._turns
+        assert turns is not None
+        # A floor, or a peer that leaves a few bytes of room has a megabyte inflated in steps of so many.
+        room = max(self._options.max_message_size - self._queue_size(), SMALL_SHARE)
+        inflated = connection.inflated
+        # A few bytes may inflate to a megabyte, from each of many peers: others are not to wait for all of them.
+        events = connection.receive_data(data, limit, min(room, SHARE if turns.left > 0 else SMALL_SHARE))
+        if connection.inflated > inflated:
+            # What the view does with a message costs at least as much again.
+            messages = sum(len(event) for event in events if isinstance(event, (str, bytes)))
+            turns.spend(connection.inflated - inflated + messages)
+        return events
+
+    def _is_full(self) -> bool:
+        if not self.queue or self.connection.state is not OPEN:
+            return False
+        options = self._options
+        return len(self.queue) >= options.max_queue or self._queue_size() >= options.max_message_size
+
+    def _queue_size(self) -> int:
+        """Return the bytes of memory that the messages in the queue take."""
+        return sum(map(getsizeof, self.queue))
+
+    def go_on_reading(self) -> None:
+        """Take in the bytes that were left for later, once others had their turn, or read on."""
+        if not self.connection.limited:
+            self.transport.resume_reading()
+        elif not self._resuming:
+            self._resuming = True
+            loop = self._hub.loop
+            is_fair = self._turns is None and time() - loop.now() < TURN
+            later = loop.run_callback if is_fair else (self._turns or turns()).wait
+            later(self._read_left)
+
+    def _read_left(self) -> None:
+        self._resuming = False
+        if not self._is_full():
+            self.data_received(b"")
+            if not self._is_full():
+                self.go_on_reading()
+
+    def eof_received(self) -> None:
+        """The peer ended the byte stream; that is fine only behind a Close."""
+        if self.connection.state not in (REMOTE_CLOSING, FAILING):  # the answer to which may still reach it
+            self.transport.close()
+
+    def drained(self) -> None:
+        """The peer takes data again."""
+        if pongs := self.connection.take_pongs():
+            self.transport.write(pongs, more=True)
+        self._wake_watchers()
+
+    def connection_lost(self, reason: str) -> None:
+        """The socket is closed."""
+        connection = self.connection
+        connection.receive_eof(reason)
+        self._cancel_deadlines()
+        streak = streak_of_hub()
+        if streak.target is self:
+            streak.target = None
+        self._wake_all()
+        lost, end = self.transport.undelivered, connection.close_reason
+        if lost:
+            end += f"; {lost} bytes before it were not taken"
+        self.log(
+            logging.INFO, "%s close %s %s", printable(path_of(self._environ)), connection.close_code, printable(end)
+        )
+
+    # Waiting and waking
+
+    def ping(self, timeout: float | None) -> float | None:
+        """Return the seconds that a ping took, None where the end began before. Raises TimeoutError."""
+        connection, keepalive = self.connection, self.keepalive
+        if connection.state is not OPEN:
+            return None
+        ping = keepalive.send_ping()
+        limit = _limited(timeout, "no pong")
+        try:
+            with limit:
+                self.wait_while(lambda: ping.round_trip is None and connection.state is OPEN)
+        except TimeoutError as exc:
+            if exc is not limit.exception:
+                raise
+            self.transport.read_now()  # the hub may have been busy all the while
+            if ping.round_trip is None:
+                raise
+        finally:
+            keepalive.forget(ping.payload)
+        return ping.round_trip
+
+    def wait(self, timeout: float | None) -> None:
+        """Wait for a message: return when there may be one, or the end has begun.
+
+        Raises TimeoutError when this takes more than timeout seconds.
+        """
+        if not self.transport.reading:
+            self.go_on_reading()
+        self.reader = getcurrent()
+        try:
+            if timeout is None:
+                self._hub.switch()  # a Waiter would weigh 232 bytes more; _wake_reader() finds only who waits
+            else:
+                self._wait_within(timeout)
+        finally:
+            self.reader = None
+
+    def _wait_within(self, timeout: float) -> None:
+        limit = _limited(timeout, "no message")
+        try:
+            with limit:
+                self._hub.switch()
+        except TimeoutError as exc:
+            if exc is not limit.exception:
+                raise
+            self.transport.read_now()  # the hub may have been busy all the while
+            if not self.queue:
+                raise
+
+    def wait_while(self, condition: Callable[[], bool]) -> None:
+        """Wait, and look again at all that watchers are told."""
+        while condition():
+            waiter = Waiter(self._hub)
+            self.watch(waiter.switch)
+            try:
+                waiter.get()
+            finally:
+                self.unwatch(waiter.switch)
+
+    def watch(self, watcher: Callable[[None], object]) -> None:
+        """Have the hub call watcher(None) when the peer takes data again, a Pong comes, or the end comes or begins."""
+        self._watchers = (*self._watchers, watcher)
+
+    def unwatch(self, watcher: Callable[[None], object]) -> None:
+        """Call watcher no more, but for what is under way."""
+        self._watchers = tuple(other for other in self._watchers if other != watcher)
+
+    def _wake_reader(self) -> None:
+        if getcurrent() is not self._hub:
+            self._hub.loop.run_callback(self._wake_reader)
+        elif self.reader is not None:
+            self.reader.switch()
+
+    def _wake_watchers(self) -> None:
+        for watcher in self._watchers:
+            self._hub.loop.run_callback(watcher, None)
+
+    def _wake_all(self) -> None:
+        self._wake_watchers()
+        self._hub.loop.run_callback(self._wake_reader)
+
+    def log(self, level: int, line: str, *values: object) -> None:
+        """Log behind the peer's address."""
+        loglines.write(log, level, "%s " + line, peer_of(self._environ), *values)
+
+
+def _limited(seconds: float | None, what: str) -> gevent.Timeout:
+    """Return a context that raises TimeoutError after this time; None is no limit."""
+    return gevent.Timeout(None if seconds is None else max(seconds, 0.0), TimeoutError(f"{what} within {seconds} s"))
