@@ -319,43 +319,6 @@ def test_the_peers_close_reaches_a_view_that_never_stops_sending(opened: Opener,
     assert isinstance(sender.value, ConnectionClosed)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_watcher_is_told_when_a_blocked_peer_has_taken_all(opened: Opener, kind: str) -> None:
-    ws, peer = opened(kind, max_outbox=16 * MEGABYTE)
-    blocked: list[bool] = []
-    ws.session.watch(lambda _: blocked.append(ws.session.transport.blocked))
-    ws.send(bytes(8 * MEGABYTE))
-    assert ws.session.transport.blocked and not blocked
-    assert peer.receive() == bytes(8 * MEGABYTE)
-    until(lambda: False in blocked, "call of the watcher")
-    assert not ws.session.transport.blocked
-
-
-ENDS: dict[str, Callable[[WebSocket, Peer], object]] = {
-    "our Close": lambda ws, peer: ws.close(),
-    "their Close": lambda ws, peer: peer.sock.sendall(close_frame()),
-    "end of the stream": lambda ws, peer: peer.sock.close(),
-}
-
-
-@pytest.mark.parametrize("end", ENDS)
-def test_a_watcher_is_told_of_the_end(opened: Opener, end: str) -> None:
-    ws, peer = opened()
-    told: list[bool] = []
-    unheard: list[bool] = []
-
-    def stop_watching(_: None) -> None:
-        unheard.append(True)
-
-    ws.session.watch(lambda _: told.append(ws.closed))
-    ws.session.watch(stop_watching)
-    ws.session.unwatch(stop_watching)
-    ENDS[end](ws, peer)
-    until(lambda: told, "call of the watcher")
-    assert told[0]
-    assert not unheard
-
-
 @pytest.mark.parametrize("blocked", ["receive", "send"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_end_of_stream_without_close_is_1006(opened: Opener, kind: str, blocked: str) -> None:
