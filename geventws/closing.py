@@ -20,9 +20,9 @@ UNREAD = 16_384
 
 
 class Closing:
-    """First the time for the view to have its say, where the peer began; then that for the peer to end the connection.
+    """Two time limits. If the peer closes first, the view may have its say; then the peer must end the connection.
 
-    close() is what sends our Close.
+    The argument `close` sends our Close.
     """
 
     __slots__ = ("_acknowledged", "_close", "_close_end", "_connection", "_deadline", "_options", "_transport")
@@ -39,11 +39,11 @@ class Closing:
         self._deadline = Deadline(self._on_deadline)
 
     def wait_for_view(self) -> None:
-        """Close in a moment, should the view not have done it by then."""
+        """Close after FAREWELL, unless the view has closed by then."""
         self._set(min(FAREWELL, self._options.close_timeout))
 
     def send(self, frame: bytes) -> None:
-        """Send our Close, b"" where the peer has it, and give the peer close_timeout from now."""
+        """Send our Close, or b"" if the peer has it already, and give the peer close_timeout from now."""
         self._set(self._options.close_timeout)
         self._transport.write(frame)
         self._close_end = self._transport.bytes_sent + self._transport.waiting

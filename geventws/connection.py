@@ -89,14 +89,14 @@ class Pong(NamedTuple):
 
 
 class Close(NamedTuple):
-    """The peer's Close came: nothing it sends after it counts. code is 1005 where it gave none."""
+    """The peer's Close came. What the peer sends after it does not count. code is 1005 if the Close has none."""
 
     code: int
     reason: str
 
 
 class Failure(NamedTuple):
-    """The peer broke a rule: nothing it sends after it counts. close() tells it."""
+    """The peer broke a rule. What it sends after that does not count. close() tells it."""
 
     code: int
     reason: str
@@ -154,9 +154,9 @@ class Connection:
     def receive_data(self, data: bytes = b"", limit: int = 1 << 62, most_inflated: int = 1 << 62) -> list[Event]:
         """Return the events that data completes, parsing at most `limit` frames.
 
-        It stops sooner once `most_inflated` bytes, 1 at least, are inflated. The rest of the bytes is kept;
-        `limited` tells that more may wait in it: then call again without data, which costs no copy. Close and
-        Failure come last: what follows them is thrown away, and close() gives the bytes that answer them.
+        It stops sooner once `most_inflated` bytes, 1 at least, are inflated. The rest of the bytes is kept. If
+        `limited` is true then, more may wait in them: call again without data, which costs no copy. Close and
+        Failure come last. What follows them is thrown away. close() gives the bytes that answer them.
         """
         events: list[Event] = []
         if self.state is not OPEN and not self._may_receive:
@@ -359,8 +359,8 @@ class Connection:
     def take_pongs(self, *, latest_only: bool = False) -> bytes:
         """Return the Pong frames that answer the Pings received since the last call.
 
-        latest_only keeps back all but the newest instead and returns b"": for while the peer does not
-        take what it was sent (§5.5.3 allows to answer only the latest Ping).
+        With latest_only it keeps the newest of them for later, drops the others, and returns b"". That is for while
+        the peer does not take what it was sent: §5.5.3 allows to answer only the latest Ping.
         """
         if latest_only:
             del self._pongs[:-1]

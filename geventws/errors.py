@@ -53,7 +53,7 @@ class HandshakeError(WebSocketError):
 
 
 class ProtocolError(WebSocketError):
-    """The peer broke a rule; close_code is what it is told."""
+    """The peer broke a rule. Our Close tells it close_code."""
 
     close_code = CloseCode.PROTOCOL_ERROR
 

@@ -48,11 +48,11 @@ _RULE_OPTIONS = {*inspect.signature(Rule).parameters, "provide_automatic_options
 class Sockets:
     """WebSocket routes: sockets = Sockets(app), or Sockets() and sockets.init_app(app) later.
 
-    A Blueprint serves as app too: Sockets(blueprint). From Sockets(app) on, an app's plain routes get WebSocket
-    requests too, with the WebSocket in request.environ["wsgi.websocket"], where no route for WebSockets does.
+    A Blueprint serves as app too: Sockets(blueprint). After Sockets(app) the app's plain routes take WebSocket requests
+    too, if no route for WebSockets takes them. The WebSocket is in request.environ["wsgi.websocket"].
 
-    before_wait are functions to call, with the app context, each time before a view waits for a message: they
-    give back what it needs only while it works, such as before_wait=[db.session.remove].
+    before_wait are functions to call, with the app context, each time before a view waits for a message. They give
+    back what the view needs only while it works, such as before_wait=[db.session.remove].
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class Sockets:
     def route(self, rule: str, *, endpoint: str | None = None, **options: Any) -> Callable[[View], View]:
         """Declare a view that talks WebSocket: it gets the WebSocket first, then the URL's parameters.
 
-        It returns nothing; when it ends, so does the connection, and ConnectionClosed of its own is an end
-        like others. A page may have the same URL; where none has, a plain GET is answered with 426. options are
-        those of geventws.Options, for this route alone, and those of Flask's own route(). Raises TypeError or
-        ValueError naming one that is wrong.
+        The view returns nothing. When it ends, so does the connection. The view may let out ConnectionClosed of its own
+        connection. A page may have the same URL. If none has, a plain GET is answered with 426. options are those
+        of geventws.Options, for this route alone, and those of Flask's own route(). Raises TypeError or ValueError
+        naming one that is wrong.
         """
         if not isinstance(rule, str):
             raise TypeError(f'a route needs its URL first, as in @sockets.route("/path"), not {rule!r}')
@@ -142,7 +142,7 @@ class Sockets:
 
 
 class _SetupState(BlueprintSetupState):
-    """A blueprint's registration whose views talk WebSocket, but for that of its static files."""
+    """Registers a blueprint all of whose views talk WebSocket, except the one of its static files."""
 
     def __init__(self, runner: Callable[..., Any], blueprint: Blueprint, *arguments: Any) -> None:
         super().__init__(blueprint, *arguments)
@@ -190,7 +190,7 @@ def _one_by_one(functions: Iterable[Callable[[], object]]) -> Callable[[], None]
 
 
 def _checked(options: dict[str, Any]) -> Changes:
-    """Return the options of a route that are not Flask's as Options holds them."""
+    """Return those options of a route that are not Flask's, as Options holds them."""
     options = {name: value for name, value in options.items() if name not in _RULE_OPTIONS}
     check_names(options)
     for name in options:
@@ -222,7 +222,7 @@ def _guard(app: Any) -> None:
 
 
 def _prepare() -> Response | None:
-    """Give a WebSocket the options of its route; refuse it by their origins."""
+    """Give a WebSocket the options of its route. Refuse it if their origins do not allow the client."""
     ws = request.environ.get("wsgi.websocket")
     if not isinstance(ws, WebSocket):
         return None
@@ -242,7 +242,7 @@ def _prepare() -> Response | None:
 
 
 def _leave_session(response: Response) -> Response:
-    """Have Flask not save the session that a WebSocket began with: it may have changed since, by a logout."""
+    """Keep Flask from saving the session that a WebSocket began with. A logout may have changed the session since."""
     ws = request.environ.get("wsgi.websocket")
     if isinstance(ws, WebSocket) and ws.accepted:
         context: Any = request_ctx
@@ -252,7 +252,7 @@ def _leave_session(response: Response) -> Response:
 
 
 def _leave_refusals(app: Any) -> None:
-    """Have app call no after_request for what _prepare() refuses: each may count on a before_request, and none ran."""
+    """Have app call no after_request for what _prepare() refuses. It may rely on a before_request, and none ran."""
     process = app.process_response
 
     def process_response(*arguments: Any) -> Response:
@@ -269,7 +269,7 @@ def _changed(options: Options, changes: Changes) -> Options:
 
 
 class _Adapter(MapAdapter):
-    """Matches a request to a rule of the other kind, HTTP or WebSocket, where none of its own kind is for it.
+    """Matches a request to a rule of the other kind, HTTP or WebSocket, if no rule of its own kind matches.
 
     Werkzeug would answer 400, or for a rule of another method 405.
     """
@@ -303,7 +303,7 @@ def _is_runner(view: object) -> bool:
 
 
 def _share_names(app: Any) -> None:
-    """Have app bear a page and a WebSocket view of one endpoint, in either order: the latter's gets a suffix."""
+    """Let a page and a WebSocket view of app have one endpoint, in either order. The view's endpoint gets a suffix."""
     add = app.add_url_rule
 
     def add_url_rule(rule: str, endpoint: str | None = None, view_func: Any = None, *args: Any, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Frameworks: what the gateway knows of Flask and Werkzeug, none of which it imports, and how they meet a WebSocket.
+"""Frameworks: what the gateway knows of Flask and Werkzeug. It imports neither.
 
 Knows the shape of their objects; knows no server.
 """
@@ -27,7 +27,7 @@ _explained: list[str] = []  # the path whose mismatch the log has told
 
 
 def flask_apps_in(app: Any) -> list[Any]:
-    """Return the Flask apps that a WSGI app is made of; all that have Sockets, where it does not show what it wraps."""
+    """Return the Flask apps that a WSGI app is made of. If it hides what it wraps, return all that have Sockets."""
     found: list[Any] = []
     todo = [(app, False)]  # and whether a Flask app has it around itself
     for _ in range(100):
@@ -56,7 +56,7 @@ def routes_judge_origins(app: Any) -> bool:
 
 
 def is_beside_view(greenlet: gevent.Greenlet) -> bool:
-    """Whether Flask runs what may still refuse a request, or has refused it: a hook or handler, and no view."""
+    """Whether Flask runs a hook or an error handler, and no view. These may refuse the request, or have done so."""
     in_flask = False
     frame = greenlet.gr_frame
     while frame is not None:
@@ -92,7 +92,7 @@ def _takes(signature: inspect.Signature, *arguments: Any) -> bool:
 
 
 def expect_disconnects(app: Any) -> None:
-    """Have a Flask app take ConnectionClosed for the normal end that it is, of a view's own WebSocket.
+    """Have a Flask app take ConnectionClosed of a view's own WebSocket for a normal end.
 
     Flask logs what leaves a view as an error unless a handler is registered for it. The app may stand behind WSGI
     middleware that keeps it in the usual attribute. Any other app is left alone.
@@ -128,7 +128,7 @@ def _end_view(exc: ConnectionClosed) -> str:
 
 
 def warn_of_foreign_end(ws: WebSocket) -> None:
-    """Say that a view has ended by the end of another's WebSocket, which is no failure of the server."""
+    """Say that a view has ended because another's WebSocket has. That is no failure of the server."""
     log.warning(
         "%s %s view ended because another's WebSocket, to which it sent, had closed: catch ConnectionClosed there",
         ws.peer,

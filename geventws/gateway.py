@@ -85,7 +85,7 @@ class Upgrade:
 
 
 class TakenSocket:
-    """What an app finds that would use the raw socket after the handshake: WebSocketError."""
+    """Stands in for the raw socket after the handshake. Raises WebSocketError when an app uses it."""
 
     def __getattr__(self, name: str) -> Any:
         raise WebSocketError(
@@ -111,8 +111,8 @@ class Gateway:
     def run(self, app: Application, environ: dict[str, Any], upgrade: Upgrade) -> Iterable[bytes]:
         """Answer a request for which wants_websocket() holds; return the HTTP body, () after a WebSocket.
 
-        By then the WebSocket is closed. An exception of a view that neither used it nor answered is let
-        through: it is the server's to answer with HTTP 500.
+        When it returns the WebSocket is closed. An exception of a view that neither used it nor answered is let
+        through, because the server answers that with HTTP 500.
         """
         try:
             admitted = self._admit(app, environ)
@@ -216,7 +216,7 @@ class Gateway:
         ws.accept_soon(partial(self._may_accept, ws, upgrade))
 
     def _may_accept(self, ws: WebSocket, upgrade: Upgrade) -> bool:
-        """Whether to complete the handshake of a silent app: not where it is known to make its own."""
+        """Whether to complete the handshake of a silent app. Not if the app is known to make its own."""
         if upgrade.is_hijacked or self._was_hijacked:
             return False
         if is_beside_view(self.live[ws]):
@@ -241,8 +241,8 @@ class Gateway:
     def stop(self, within: float) -> None:
         """Refuse new WebSockets, close the live ones with shutdown_code, and return when their views have ended.
 
-        The closes are spread over time. A view that has not seen the end of its WebSocket DEAF_GRACE seconds after
-        it is killed, as it waits for something else; any view that is still there after `within` seconds is, too.
+        The closes are spread over time. A view that has not noticed the end of its WebSocket after DEAF_GRACE
+        seconds waits for something else, and is killed. So is any view that is still there after `within` seconds.
         """
         self.begin_stop()
         end = monotonic() + within
@@ -260,7 +260,7 @@ class Gateway:
         self._idle.wait(0.5)
 
     def _kill_deaf(self, ended: dict[WebSocket, float]) -> None:
-        """Kill, once, each view that does not notice the end of its WebSocket; ended holds when it was seen first."""
+        """Kill, once, each view that does not notice the end of its WebSocket. `ended` holds when to kill it."""
         now = monotonic()
         for ws, view in list(self.live.items()):
             if ws.has_ended and not ws.end_is_told and now >= ended.setdefault(ws, now + DEAF_GRACE):
@@ -269,7 +269,7 @@ class Gateway:
 
 
 class _Answer:
-    """What an app says in HTTP to one upgrade request; no closure, of which each cell would outlive the handshake."""
+    """What an app says in HTTP to one upgrade request. No closure: each of its cells would outlive the handshake."""
 
     __slots__ = ("_gateway", "_upgrade", "_write", "_ws", "close_code", "close_reason", "refusal", "status")
 
@@ -307,7 +307,7 @@ class _Answer:
         return self._write_body
 
     def _write_body(self, data: bytes) -> object:
-        """Send a piece of the answer, which by that is decided."""
+        """Send a piece of the answer. That decides for HTTP."""
         self._ws.answer(self.status)
         return self._write(data)
 

@@ -32,8 +32,8 @@ class SentPing:
 class Keepalive:
     """Sends a ping each interval, and gives up a peer that is silent for timeout seconds after one.
 
-    Any byte received is a sign of life. A peer that is not read, or takes no data, is not judged:
-    max_queue and send_timeout watch those. While a ping waits in the kernel behind other data, each byte
+    Any byte received is a sign of life. Keepalive does not judge a peer that we do not read, or that takes no data:
+    max_queue and send_timeout watch these. While a ping waits in the kernel behind other data, each byte
     that the peer acknowledges is a sign of life too.
     """
 
@@ -135,7 +135,7 @@ class Keepalive:
             self._deadline.set(math.ceil(min(self._ping_at, self._dead_at) / grid) * grid)
 
     def _is_taking(self) -> bool:
-        """Whether the peer took some of what was before the ping since this was last asked, or since the ping."""
+        """Whether the peer took some of what stood before the ping, since the last call or since the ping."""
         taken, before = self._transport.acknowledged(), self._taken
         self._taken = taken if taken < self._ping_end else None
         return before is not None and taken > before

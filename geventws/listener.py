@@ -30,7 +30,7 @@ _STARVED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 def end_wait(sock: Any, error: Exception) -> None:
-    """Raise error in who waits to read from a gevent socket, unless something has come that is not read yet."""
+    """Raise error in the greenlet that waits to read from a gevent socket, unless unread bytes have come."""
     try:
         if _socket.socket.recv(sock._sock, 1, socket.MSG_PEEK):  # gevent's sockets never block
             return

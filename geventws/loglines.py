@@ -1,7 +1,7 @@
 """Log lines of hub callbacks and of idle views, written by one greenlet of the hub.
 
-Knows logging and the hub. A handler may block, which a hub callback must not; and it would deepen the stack of
-each view once and for good, by a page of memory and a thread object.
+Knows logging and the hub. A handler may block, and a hub callback must not. Run in a view, a handler would
+deepen its stack for good, by a page of memory and a thread object.
 """
 
 from __future__ import annotations

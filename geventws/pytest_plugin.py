@@ -1,6 +1,6 @@
-"""The pytest fixture websocket_connect: connect() of geventws.testing, whose WebSockets close at the end of the test.
+"""The pytest fixture websocket_connect. It is connect() of geventws.testing, and closes all at the end of the test.
 
-Knows pytest, which finds it by an entry point and loads it in each of its runs: the rest is imported by who uses it.
+Knows pytest, which finds it by an entry point and loads it in each run. So it imports the rest only when used.
 """
 
 from __future__ import annotations

@@ -43,10 +43,11 @@ _request_line = re.compile(
 _absolute_form = re.compile(r"https?://([^/?#]+)([/?].*)?", re.IGNORECASE)
 _header_line = re.compile(TOKEN.encode() + rb":[ \t]*[^\x00-\x08\x0a-\x1f\x7f]*\r\n")
 
-# Hooks of gevent-websocket's handler, which may be what let only some in.
+# gevent-websocket called these hooks. A subclass may have used one to refuse clients. We never call them, so the
+# subclass would let everyone in.
 _NEVER_CALLED = {"run_websocket", "upgrade_connection", "upgrade_websocket"}
 
-# Of gevent's server and for TLS; it would take any other for one of TLS.
+# Arguments that gevent's server knows. It passes any other name on to its wrapper for TLS.
 _ARGUMENTS = {
     *("backlog", "spawn", "log", "error_log", "handler_class", "environ", "ssl_context", "certfile", "keyfile"),
     *("ca_certs", "cert_reqs", "ssl_version", "ciphers", "server_side"),
@@ -83,7 +84,7 @@ class _Refused(pywsgi._InvalidClientRequest):  # type: ignore[misc]
 
 
 class _Input(io.BytesIO):
-    """wsgi.input of an upgrade request: empty. simple-websocket finds the raw socket behind it, which is noted."""
+    """The empty wsgi.input of an upgrade request. It notes that simple-websocket asked it for the raw socket."""
 
     def __init__(self, rfile: Any) -> None:
         super().__init__()
@@ -96,7 +97,7 @@ class _Input(io.BytesIO):
         return self._rfile.raw
 
     def take_back(self) -> None:
-        """Leave nothing of the socket to the app, which may hold this object."""
+        """Take the socket away from the app, which may still hold this object."""
         self._rfile = TakenSocket()
 
 
@@ -311,17 +312,17 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         return headers
 
     def _headers(self) -> Iterator[tuple[str, str]]:
-        """Give the headers as variables of the environ; an underscore could stand for another name's hyphen."""
+        """Give the headers as variables of the environ. A name with "_" is left out: it could pose as one with "-"."""
         for name, value in self.headers.items():
             if "_" not in name and name.lower() not in {"content-type", "content-length"}:
                 yield "HTTP_" + name.replace("-", "_").upper(), value
 
     def _connection_upgrade_requested(self) -> bool:
-        """Whether the app gets the connection for a body: never, it would read the next request."""
+        """Whether the app gets the connection as a body. It never does, because it would read the next request."""
         return False
 
     def _quoted_request(self) -> str:
-        """Return the request line as it may stand between quotes, where a peer's would end the field."""
+        """Return the request line fit to stand between quotes: a quote in it would end the field of the log."""
         return printable(self.requestline or "").replace('"', '\\"')
 
     def format_request(self) -> str:

@@ -195,7 +195,7 @@ class Transport:
             self._owner.data_received(data)
 
     def _end_soon(self, end: Callable[[], None]) -> None:
-        """End behind this pass of the loop: thousands may leave in it, and those who stay are read first."""
+        """End behind this pass of the loop. Thousands may leave in one pass, and those who stay are read first."""
         self._read_watcher.stop()
         if self._end is None:
             self._loop.run_callback(self._run_end)
@@ -217,7 +217,7 @@ class Transport:
             self.close()
 
     def _discard_slowly(self) -> None:
-        """Read on in a moment: a peer that never stops sending costs nothing then, as TCP holds it back."""
+        """Read on in a moment. TCP holds back a peer that never stops sending, so that it costs nothing."""
         self._read_watcher.stop()
         if self._discard is None:
             self._discard = Deadline(self._update_reading)
@@ -270,7 +270,7 @@ class Transport:
             self._update_reading()
 
     def _send_records(self, data: bytes | bytearray) -> int:
-        """Return how many bytes OpenSSL took of data; those of a record that it took in part are to be sent again."""
+        """Return how many bytes OpenSSL took of data. A record taken in part does not count, and is sent again."""
         sent = 0
         with suppress(*_NOT_NOW):
             while sent < len(data):

@@ -1,6 +1,6 @@
-"""Turns: work of many connections on one hub, of which each pass of the loop does only so much, and views only so long.
+"""Turns: how much work for all its connections a hub does in one pass of the loop, and how long a view may go on.
 
-A pass is one that polls. Knows the hub; knows nothing of what the work is.
+Only a pass that polls counts. Knows the hub; knows nothing of what the work is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WORK_PER_PASS = 1 << 18  # bytes inflated: a quarter of a millisecond, and more 
 
 
 class Streak:
-    """The WebSocket that was sent to last on one hub, and since when to no other and in the same pass of the loop."""
+    """The WebSocket that one hub sends to, and since when it sends to no other, within one pass of the loop."""
 
     __slots__ = ("_count", "_now", "_pass", "target", "until")
 
@@ -32,7 +32,7 @@ class Streak:
         self._count = 0
 
     def go_on(self, *, is_own: bool) -> None:
-        """Let others run where one has been sent to for a whole turn, or often by its own view, without a wait."""
+        """Let others run if the target was sent to for a whole turn without a wait, or SENDS times by its own view."""
         self._count = self._count + is_own if self.until else 0
         if self._count >= SENDS or monotonic() > self.until:
             if self._now() == self._pass:

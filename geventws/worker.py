@@ -55,7 +55,7 @@ _target = re.compile(r"(?:https?://([^/?#]+))?(?:[/?][^#]*)?", re.IGNORECASE)
 
 
 class _Server(Listener, StreamServer):  # type: ignore[misc]
-    """The server for one listener. It stands for it where gunicorn wants its name, also once it is closed."""
+    """Accepts connections on one listener. Also answers getsockname() for gunicorn, even after it has been closed."""
 
     def __init__(self, worker: Worker, listener: Any, **settings: Any) -> None:
         self._worker = worker
@@ -93,7 +93,7 @@ def _serve(accepted: list[Any]) -> None:
 
 
 class _Empty(io.BytesIO):
-    """wsgi.input of every WebSocket: who closes it does so for nobody else."""
+    """wsgi.input of every WebSocket. All share one, so close() does nothing."""
 
     def close(self) -> None:
         pass
@@ -103,7 +103,7 @@ _EMPTY = _Empty()
 
 
 class _Errors:
-    """wsgi.errors of every WebSocket: gunicorn's, asked anew each time, as its log files may have been rotated."""
+    """wsgi.errors of every WebSocket. It asks for gunicorn's each time, because the log files may have been rotated."""
 
     def __init__(self, cfg: Any) -> None:
         self._cfg = cfg
@@ -113,7 +113,7 @@ class _Errors:
 
 
 class _RawSocket:
-    """The client's socket for an app that writes its own 101 on it, as flask-sock does, which is noted."""
+    """The client's socket, for an app that writes its own 101 on it, as flask-sock does. It notes that the app did."""
 
     __slots__ = ("_sock", "is_hijacked")
 
@@ -134,7 +134,7 @@ class _RawSocket:
         return getattr(self._sock, name)
 
     def take_back(self) -> None:
-        """Leave nothing of it to the app, which may hold this object."""
+        """Take the socket away from the app, which may still hold this object."""
         self._sock = TakenSocket()
 
 
@@ -160,7 +160,7 @@ class _Upgrade(Upgrade):
     """An upgrade request that gunicorn has parsed, served outside its frames.
 
     gunicorn's frames, parser, request and response are most of what makes an idle WebSocket weigh 14 KiB instead of
-    27. Where an access log or a hook will look at the last two, they stay.
+    27. If an access log or a hook will look at request and response, these stay.
     """
 
     __slots__ = ("_address", "_environ", "_greenlet", "_request", "_response", "_started", "_worker")
@@ -322,7 +322,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         return server
 
     def handle(self, listener: Any, client: Any, addr: Any) -> _Upgrade | None:
-        """Serve one connection, up to an upgrade request, which is returned."""
+        """Serve one connection. Return its upgrade request, if there is one: the caller serves that."""
         connection = self._connections[gevent.getcurrent()] = _HttpConnection(client)
         if not self.cfg.keepalive:
             late = ConnectionResetError(errno.ECONNRESET, "no whole request head in time")
@@ -371,7 +371,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         raise StopIteration  # which ends gunicorn's loop over the requests of this connection
 
     def handle_http2(self, *args: Any, **kwargs: Any) -> None:
-        """Serve an HTTP/2 connection, of which gunicorn takes care."""
+        """Serve an HTTP/2 connection by gunicorn's own code."""
         self._head_is_read()
         self._wait_for_request()
         super().handle_http2(*args, **kwargs)
@@ -385,9 +385,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self._wait_for_request()
 
     def count_request(self) -> None:
-        """Count a request that asked for a WebSocket, at its end: --max-requests sees what has been served.
+        """Count a request that asked for a WebSocket when the WebSocket ends, for --max-requests.
 
-        Counted at its beginning, a crowd that comes back after a restart would make the next one due.
+        Counted at the beginning, the crowd that comes back after a restart would make the next restart due.
         """
         self.nr += 1
         if self.nr >= self.max_requests and self.alive:
@@ -492,7 +492,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
 
 def _shared(environ: dict[str, Any]) -> dict[str, Any]:
-    """Return the environ with its names, and values that most clients have alike, shared by all: 600 bytes less."""
+    """Return the environ with shared strings for its names and for usual values. That saves 600 bytes."""
     return {
         _one(name): _one(value) if name in _ALIKE and type(value) is str else value for name, value in environ.items()
     }

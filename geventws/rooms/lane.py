@@ -1,6 +1,6 @@
 """Lane: messages on their way to the sockets of one room in this process.
 
-Knows of a WebSocket that post() never waits, and who tells when its peer takes data again. Knows no Redis.
+Knows that post() never waits, and that a WebSocket tells when its peer takes data again. Knows no Redis.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Place:
         return True
 
     def wake(self, _: None = None) -> None:
-        """Go on, or leave: the peer takes data again, or the connection has ended or begins to."""
+        """Go on if the peer takes data again. Leave if the connection has ended or begins to."""
         if self.lane is None:
             return
         if self.ws.closed:
@@ -129,7 +129,7 @@ class Place:
 class Lane:
     """The places of one room, and the log they stand in. All of it runs on the hub's thread.
 
-    What is pushed reaches those who keep up by rounds, of which each pass of the loop does a part. So a broadcast
+    Rounds bring what is pushed to members who keep up. Each pass of the loop does a part of a round. So a broadcast
     returns at once, and others are served while it is delivered.
     """
 

@@ -162,7 +162,7 @@ class Log:
             self._batch = None
 
     def reaches(self, cursor: int, live: int) -> bool:
-        """Whether all from number `cursor` on is here: up to number `live` what was kept of it, from there on all."""
+        """Whether all that a member needs is here: from `cursor` what was kept, and from `live` on everything."""
         return (cursor >= live or cursor >= self.forgotten) and max(cursor, live) >= self.first
 
     def batch(self, cursor: int, live: int) -> Batch | None:
