@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 
 from .crowd import OURS, VARIANTS, CrowdFailed, allow, compile_crowd, roomy, visit
-from .echo import DISTURBANCE, TRIES, machine
+from .echo import DISTURBANCE, TRIES, setting, versions
 from .environment import Environment, compile_programs, prepare
 from .load import Sample
 from .report import Samples, load, save, spread, table
@@ -93,7 +93,7 @@ def report(
     """Yield lines of Markdown."""
     yield "# New connections a second\n"
     yield "Written by `python -m benchmarks.connections --write`; the README beside it tells how it measures.\n"
-    yield f"{machine()}; {', '.join(f'{name} {version}' for name, version in environment.versions.items())}."
+    yield from setting(*versions(environment))
     yield f"Runs of {options.seconds:g} s, {PARALLEL} visitors at a time; figures are medians.\n"
     heads = [
         "server",

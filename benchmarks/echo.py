@@ -164,8 +164,7 @@ def write(results: Results, environment: Environment) -> None:
 
 def about(results: Results, environment: Environment) -> Iterator[str]:
     """Yield lines on what was measured, and how often."""
-    versions = ", ".join(f"{name} {version}" for name, version in environment.versions.items())
-    yield f"{machine()}; {our_version(environment.python)}, {versions}."
+    yield from setting(our_version(environment.python), *versions(environment))
     if results.samples:
         fewest, most = (choose(map(len, results.samples.values())) for choose in (min, max))
         seconds = median(sample["seconds"] for runs in results.samples.values() for sample in runs)
@@ -280,6 +279,18 @@ def chart(results: Results, scenario: Scenario) -> plots.Chart:
             bars.append(plots.Bar(label, median(each), min(each), max(each), kind))
     bars.sort(key=lambda bar: -bar.value)
     return plots.Chart(f"echo-{scenario.name}", str(scenario), "messages a second", bars)
+
+
+def versions(environment: Environment) -> list[str]:
+    """Return the names and versions of all that the environment has."""
+    return [f"{name} {version}" for name, version in environment.versions.items()]
+
+
+def setting(*versions: str) -> Iterator[str]:
+    """Yield the lines of a Markdown table: the machine, and the versions of what ran on it."""
+    yield f"| machine | {machine()} |"
+    yield "|---|---|"
+    yield f"| versions | {', '.join(versions)} |\n"
 
 
 def machine() -> str:

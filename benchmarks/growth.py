@@ -20,7 +20,7 @@ from statistics import median
 from geventws.options import Options
 
 from .crowd import OURS, CrowdFailed, allow, compile_crowd, idle
-from .echo import SCENARIOS, least_disturbed, machine
+from .echo import SCENARIOS, least_disturbed, setting
 from .environment import Environment, compile_programs, prepare
 from .load import Sample, WrongEcho
 from .report import Samples, load, save, spread, table
@@ -106,8 +106,8 @@ def report(samples: Samples, environment: Environment, options: argparse.Namespa
     beside = {crowd: samples[str(crowd)] for crowd in (0, options.connections)}
     yield "# What idle connections cost\n"
     yield "Written by `python -m benchmarks.growth --write`; the README beside it tells how it measures.\n"
-    versions = ", ".join(f"{name} {environment.versions[name]}" for name in ("flask", "gevent", "gunicorn"))
-    yield f"{machine()}; {versions}.\n{len(beside[0])} runs with and without; figures are medians, with their spread.\n"
+    yield from setting(*(f"{name} {environment.versions[name]}" for name in ("flask", "gevent", "gunicorn")))
+    yield f"{len(beside[0])} runs with and without; figures are medians, with their spread.\n"
     yield f"## {SCENARIO}\n"
     rows = []
     for key, name in SHOWN.items():

@@ -22,7 +22,7 @@ from statistics import median
 from typing import Any
 
 from .crowd import OURS, VARIANTS, CrowdFailed, allow, compile_crowd, idle, roomy, visit
-from .echo import machine
+from .echo import setting, versions
 from .environment import Environment, compile_programs, prepare
 from .report import Samples, load, save, spread, table
 from .servers import GUNICORN, ROOT, SERVERS, Running, Server, ServerFailed, running
@@ -200,7 +200,7 @@ def report(
     """Yield lines of Markdown."""
     yield "# What an idle connection costs in memory\n"
     yield "Written by `python -m benchmarks.memory --write`; the README beside it tells how it measures.\n"
-    yield f"{machine()}; {', '.join(f'{name} {version}' for name, version in environment.versions.items())}."
+    yield from setting(*versions(environment))
     yield f"{connections:,} idle connections, KiB each; a figure is the median of its runs.\n"
     rows = []
     for server in servers:
