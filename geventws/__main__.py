@@ -89,7 +89,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     _serve(server)
-    _remove_socket_file(chosen)
     return 0
 
 
@@ -384,12 +383,6 @@ def _remove_stale_socket(path: str) -> None:
                 os.unlink(path)
 
 
-def _remove_socket_file(chosen: argparse.Namespace) -> None:
-    if chosen.bind.startswith("unix:"):
-        with suppress(FileNotFoundError):
-            os.unlink(chosen.bind.removeprefix("unix:"))
-
-
 def _start(chosen: argparse.Namespace, options: dict[str, Any], tls: ssl.SSLContext | None) -> WebSocketServer:
     app = load_app(chosen.app) if chosen.app is not None else _load_flask_app()
     name = chosen.app or os.environ.get("FLASK_APP") or app.import_name
@@ -404,6 +397,15 @@ def _start(chosen: argparse.Namespace, options: dict[str, Any], tls: ssl.SSLCont
     return server
 
 
+def _stop(server: WebSocketServer, timeout: float | None = None) -> None:
+    """Stop a server as its own stop() does; remove the file of its Unix socket."""
+    if isinstance(server.address, str):
+        # First, as long as it is surely ours: a successor may listen there while our views come to their end.
+        with suppress(FileNotFoundError):
+            os.unlink(server.address)
+    server.stop(timeout)
+
+
 def _serve(server: WebSocketServer) -> None:
     """Serve until SIGTERM or SIGINT."""
     stopped = Event()
@@ -411,7 +413,7 @@ def _serve(server: WebSocketServer) -> None:
         gevent.signal_handler(number, stopped.set)
     stopped.wait()
     log.info("stopping")
-    server.stop()
+    _stop(server)
 
 
 def _url(chosen: argparse.Namespace, listener: Any) -> str:
@@ -429,7 +431,7 @@ def _reload(chosen: argparse.Namespace, options: dict[str, Any], tls: ssl.SSLCon
         print("geventws: --reload needs Werkzeug: pip install werkzeug", file=sys.stderr)
         return 2
     if os.environ.get("WERKZEUG_RUN_MAIN") != "true":
-        return _supervise(chosen)
+        return _supervise()
     reloader, servers = gevent.getcurrent(), []
     leaving = False
 
@@ -453,11 +455,11 @@ def _reload(chosen: argparse.Namespace, options: dict[str, Any], tls: ssl.SSLCon
         for number in (signal.SIGTERM, signal.SIGINT):
             gevent.signal_handler(number, log.debug, "already stopping")
         for server in servers:
-            server.stop(timeout=RELOAD_GRACE)
+            _stop(server, RELOAD_GRACE)
     return 0
 
 
-def _supervise(chosen: argparse.Namespace) -> int:
+def _supervise() -> int:
     """Run the child again each time it asks for it; hand it our signals, so that it can take leave of its clients."""
     child: subprocess.Popen[bytes] | None = None
     stopping = False
@@ -476,7 +478,6 @@ def _supervise(chosen: argparse.Namespace) -> int:
         if stopping:
             child.terminate()
         status = child.wait()
-    _remove_socket_file(chosen)
     return 0 if stopping else max(status, 0)
 
 

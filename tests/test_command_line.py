@@ -61,8 +61,21 @@ def app(environ, start_response):
     return [json.dumps({"patched": patched, "options": options}).encode()]
 """
 
+# Its page ends when a file named leave is there.
+SLOW_APP = """
+import os, time
+
+def app(environ, start_response):
+    print("asked", flush=True)
+    while not os.path.exists("leave"):
+        time.sleep(0.01)
+    start_response("204 No Content", [])
+    return []
+"""
+
 FILES = {
     "good.py": APP % "good",
+    "slow.py": SLOW_APP,
     "settings.py": SETTINGS_APP,
     "imports_what_is_missing.py": "import no_such_library\n",
     "raises.py": "raise KeyError('DATABASE_URL')\n",
@@ -584,6 +597,36 @@ def test_the_socket_of_a_killed_server_is_taken_over(directory: Path) -> None:
         assert (directory / "server.sock").exists()
     with running(directory, "good:app", "--bind", "unix:server.sock") as program:
         assert program.get().startswith("good")
+
+
+def test_a_server_that_ends_leaves_the_socket_of_its_successor(directory: Path, tmp_path_factory: Any) -> None:
+    path = tmp_path_factory.mktemp("run") / "server.sock"
+    with running(directory, "slow:app", "--bind", f"unix:{path}") as old, old.socket() as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        wait_for(lambda: "asked" in old.out, "the request")
+        old.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: "stopping" in old.err, "the beginning of the stop")
+        successor = directory / "successor"
+        successor.mkdir()
+        (successor / "good.py").write_text(APP % "good")
+        with running(successor, "good:app", "--bind", f"unix:{path}") as new:
+            assert new.get().startswith("good")
+            (directory / "leave").touch()
+            assert old.process.wait(DEADLINE) == 0
+            assert new.get().startswith("good")
+
+
+def test_a_reloader_that_waits_leaves_the_socket_of_another_server(directory: Path, tmp_path_factory: Any) -> None:
+    path = tmp_path_factory.mktemp("run") / "server.sock"
+    with running(directory, "good:app", "--bind", f"unix:{path}") as owner:
+        assert owner.get().startswith("good")
+        second = directory / "second"
+        second.mkdir()
+        (second / "good.py").write_text(APP % "good")
+        with running(second, "good:app", "--bind", f"unix:{path}", "--reload") as waiting:
+            wait_for(lambda: "Address already in use; waiting for a change" in waiting.err, "complaint")
+            assert waiting.end(signal.SIGTERM) == 0
+        assert owner.get().startswith("good")
 
 
 def closed_by(program: Program, number: int) -> int | None:
