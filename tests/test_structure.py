@@ -47,12 +47,19 @@ FLOORS = {
     "worker": 9,
     "flask": 9,
     "testing": 9,
+    "command/__init__": 9,
     "compat": 10,
     "pytest_plugin": 10,
-    "__main__": 10,
     "__init__": 10,
+    "command/apps": 10,
+    "command/listen": 10,
+    "command/reload": 10,
+    "command/tls": 10,
+    "command/arguments": 11,
+    "command/serve": 12,
+    "__main__": 13,
 }
-# An option that is a close code asks errors which may travel; Python itself runs __init__ before __main__.
+# An option that is a close code asks errors which may travel.
 # Transport, WebSocket and Room are each a floor of several files. GEVENTWS_COMPAT=1 has __init__ import compat.
 NEIGHBOURS = {
     ("options", "errors"),
@@ -65,7 +72,6 @@ NEIGHBOURS = {
     ("rooms/home", "rooms/lane"),
     ("rooms/room", "rooms/home"),
     ("rooms/room", "rooms/lane"),
-    ("__main__", "__init__"),
     ("__init__", "compat"),
 }
 
@@ -76,7 +82,8 @@ THIRD_PARTIES = {
     "worker": {"gunicorn"},
     "flask": {"click", "flask", "werkzeug"},
     "pytest_plugin": {"pytest"},
-    "__main__": {"werkzeug"},
+    "command/apps": {"werkzeug"},
+    "command/reload": {"werkzeug"},
 }
 
 

@@ -1,0 +1,51 @@
+"""The listening socket of --bind: HOST:PORT, or unix:PATH, whose file a killed server may have left behind."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from typing import Any
+
+from gevent import socket
+
+
+def listen(address: str) -> Any:
+    """Return a listening gevent socket for HOST:PORT or unix:PATH.
+
+    Raises ValueError for another form, OSError naming the address that cannot be had.
+    """
+    family: int
+    target: str | tuple[str, int]
+    if address.startswith("unix:"):
+        target = address.removeprefix("unix:")
+        if not target:
+            raise ValueError(f"--bind must be HOST:PORT or unix:PATH, not {address!r}")
+        _remove_stale_socket(target)
+        family = socket.AF_UNIX
+    else:
+        host, colon, port = address.rpartition(":")
+        if not colon or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+            raise ValueError(f"--bind must be HOST:PORT or unix:PATH, not {address!r}")
+        host = host.strip("[]") or "0.0.0.0"
+        family, target = socket.AF_INET6 if ":" in host else socket.AF_INET, (host, int(port))
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(target)
+    except OSError as exc:
+        raise OSError(f"cannot listen on {address}: {exc.strerror or exc}") from exc
+    listener.listen(1024)
+    return listener
+
+
+def _remove_stale_socket(path: str) -> None:
+    """Remove what a server that was killed left behind, unless somebody still answers there."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise OSError(f"cannot listen on unix:{path}: it exists and is no socket")
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                os.unlink(path)
