@@ -11,8 +11,19 @@ if __name__ == "__main__":
     monkey.patch_all()
 
 import sys
+from collections.abc import Sequence
 
 from .command import serve
 
+COMMANDS = {"serve": serve.main}
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command that the first word names, or serve the app that it names; return the exit status."""
+    if words and words[0] in COMMANDS:
+        return COMMANDS[words[0]](words[1:])
+    return serve.main(words)
+
+
 if __name__ == "__main__":
-    sys.exit(serve.main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -53,7 +53,11 @@ OPTIONS = {
 
 
 MISTAKES: dict[tuple[str, ...], str] = {
-    (): "MODULE:APP",
+    (): "required: MODULE:APP; see python -m geventws --help$",
+    ("run", "good:app"): "arguments: good:app; run is no command, .*: write python -m geventws serve MODULE:APP;",
+    ("serve", "good:app"): "serve is no command, or does not stand first: write python -m geventws serve MODULE:APP;",
+    ("good:app", "good:app"): "unrecognized arguments: good:app; see",
+    ("--port", "9000", "good:app"): "arguments: --port good:app; for --port write --bind HOST:PORT; see",
     ("good:app", "--ping-interval", "often"): "--ping-interval must be a number of seconds or off, not 'often'",
     ("good:app", "--ping-interval", "-5"): "--ping-interval must be .*-5",
     ("good:app", "--ping-interval", "0"): r"--ping-interval must be .*\boff\b",

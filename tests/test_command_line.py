@@ -7,17 +7,39 @@ from pathlib import Path
 
 import pytest
 
-from .commands import APP, environment, write_files
+from .commands import APP, assert_one_line, environment, run, running, write_files
 from .servers import DEADLINE
 
 pytestmark = pytest.mark.slow  # it starts servers or installs packages
 
-FILES = {"good.py": APP % "good", "things.py": "def create_app():\n    pass\n"}
+FILES = {"good.py": APP % "good", "serve.py": APP % "serve", "things.py": "def create_app():\n    pass\n"}
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     return write_files(tmp_path, FILES)
+
+
+@pytest.mark.parametrize("words", [["good:app"], ["serve", "good:app"], ["serve:app"], ["serve", "serve"]])
+def test_the_word_serve_may_be_left_out(directory: Path, words: list[str]) -> None:
+    with running(directory, *words, "--bind", "127.0.0.1:0") as program:
+        assert program.get().startswith(words[-1].removesuffix(":app"))
+
+
+def test_the_help_of_serve_is_that_of_the_whole(tmp_path: Path) -> None:
+    answer = run(tmp_path, "--help")
+    assert answer.returncode == 0
+    assert answer.stdout.startswith("usage: python -m geventws [serve] MODULE:APP ")
+    assert run(tmp_path, "serve", "--help").stdout == answer.stdout
+
+
+def test_every_line_of_the_help_fits_a_terminal(tmp_path: Path) -> None:
+    text = run(tmp_path, "--help", COLUMNS="80").stdout
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_serve_needs_an_app(directory: Path) -> None:
+    assert_one_line(run(directory, "serve"), "required: MODULE:APP; see python -m geventws --help$")
 
 
 @pytest.mark.parametrize(

@@ -653,6 +653,7 @@ def test_flask_explains_the_command(directory: Path) -> None:
         (["--app", "app:create_app(", "geventws"], r"geventws: Failed to parse 'create_app\('"),
         (["geventws", "--bind", "8000"], "geventws: --bind must be HOST:PORT"),
         (["geventws", "--bnd", "8000"], "geventws: .*--bnd.*; see flask geventws --help"),
+        (["geventws", "app:app"], "geventws: .*; name the app before the command: flask --app MODULE:APP geventws;"),
     ],
 )
 def test_flask_tells_a_mistake_in_words(directory: Path, arguments: list[str], complaint: str) -> None:

@@ -28,7 +28,7 @@ def load_app(name: str) -> Any:
     factory = attribute.endswith("()")
     attribute = attribute.removesuffix("()")
     if module_name.endswith(".py"):
-        hint = module_name.removesuffix(".py").replace("/", ".")
+        hint = os.path.relpath(module_name.removesuffix(".py")).replace(os.sep, ".")
         raise AppError(f"the app must be MODULE:APP, not a file; did you mean {hint}:{attribute}?")
     if not attribute.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
         raise AppError(f"the app must be MODULE:APP such as app:app or app:create_app(), not {name!r}")
@@ -37,7 +37,8 @@ def load_app(name: str) -> Any:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as exc:
         if isinstance(exc, ModuleNotFoundError) and _own_traceback(exc) is None:
-            raise AppError(f"there is no module {module_name} in {os.getcwd()} or on the Python path") from None
+            kind = "module" if colon else "command or module"
+            raise AppError(f"there is no {kind} {module_name} in {os.getcwd()} or on the Python path") from None
         _fail(f"importing {module_name}", exc)
     try:
         app = getattr(module, attribute)

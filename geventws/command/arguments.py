@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
@@ -23,17 +23,32 @@ FLAGS_OF_FLASK_RUN = {
 FLASK = "--flask"  # the first argument where the command is `flask geventws`
 
 
+USAGE = "%(prog)s [serve] MODULE:APP [--bind ADDRESS] [--debug] ..."
+DESCRIPTION = """\
+Serve a WSGI app and its WebSockets on gevent, without gunicorn.
+The word serve may be left out.
+
+  python -m geventws app:app
+      the app in app.py, on http://127.0.0.1:8000
+  python -m geventws "app:create_app()" --debug
+      what create_app() returns; restarts when the code changes
+  python -m geventws app:app --bind :8443 --certfile cert.pem --keyfile key.pem
+      https and wss, on all addresses of this machine
+"""
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        for flag, ours in FLAGS_OF_FLASK_RUN.items():
-            if f" {flag} " in message.replace("=", " ") + " ":
-                message += f"; for {flag} write {ours}"
         self.exit(2, f"geventws: {message}; see {self.prog} --help\n")
 
 
 def read(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return what a command line says; end the program with status 2 and one line where that makes no sense."""
     is_flask = list(arguments[:1]) == [FLASK]
-    chosen = _parser(is_flask).parse_args(arguments[is_flask:])
+    parser = _parser(is_flask)
+    chosen, others = parser.parse_known_args(arguments[is_flask:])
+    if others:
+        parser.error("; ".join([f"unrecognized arguments: {' '.join(others)}", *_cures(chosen.app, others)]))
     if is_flask and os.environ.get("FLASK_DEBUG", "0").lower() not in {"0", "false", "no"}:
         chosen.debug = True  # flask --debug geventws
     if chosen.debug:
@@ -42,10 +57,24 @@ def read(arguments: Sequence[str]) -> argparse.Namespace:
     return chosen
 
 
+def _cures(app: str | None, others: list[str]) -> Iterator[str]:
+    """Give what to write instead of arguments that are none of ours."""
+    for flag in (other.partition("=")[0] for other in others):
+        if flag in FLAGS_OF_FLASK_RUN:
+            yield f"for {flag} write {FLAGS_OF_FLASK_RUN[flag]}"
+    if others[0].startswith("-"):
+        return
+    if app is None:
+        yield "name the app before the command: flask --app MODULE:APP geventws"
+    elif ":" not in app:
+        yield f"{app} is no command, or does not stand first: write python -m geventws serve MODULE:APP"
+
+
 def _parser(is_flask: bool) -> argparse.ArgumentParser:
     if is_flask:
         parser = _Parser(
             prog="flask geventws",
+            usage="%(prog)s [--bind ADDRESS] [--debug] ...",
             description="Serve the app that flask --app names, or wsgi.py or app.py, and its WebSockets on gevent.",
             allow_abbrev=False,
         )
@@ -53,7 +82,9 @@ def _parser(is_flask: bool) -> argparse.ArgumentParser:
     else:
         parser = _Parser(
             prog="python -m geventws",
-            description="Serve a WSGI app and its WebSockets on gevent, without gunicorn.",
+            usage=USAGE,
+            description=DESCRIPTION,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
         parser.add_argument("app", metavar="MODULE:APP", help="the WSGI app, such as app:app or app:create_app()")
@@ -82,8 +113,9 @@ def _parser(is_flask: bool) -> argparse.ArgumentParser:
     groups = {
         Options: parser.add_argument_group(
             "options of WebSockets",
-            "Each may also come from the environment, such as GEVENTWS_PING_INTERVAL=10. SECONDS may be a fraction; "
-            "off switches a time off. A LIST is separated by commas or spaces.",
+            "Each may also come from the environment, such as GEVENTWS_PING_INTERVAL=10.\n"
+            "SECONDS may be a fraction; off switches a time off.\n"
+            "A LIST is separated by commas or spaces.",
         ),
         RequestLimits: parser.add_argument_group(
             "limits of requests", "Named as gunicorn has them; or from the environment, as the options above."
