@@ -10,7 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +20,11 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect, unix_connect
 
-from .servers import DEADLINE, ROOT, wait_for
+from . import servers
+from .servers import ROOT, T
+
+# Seconds until a program counts as hung. It starts Python, twice for --reload, on a machine that may be busy.
+PATIENCE = 120.0
 
 APP = """
 import os
@@ -39,6 +43,11 @@ answer = %r
 
 
 Answers = dict[tuple[str, ...], "subprocess.CompletedProcess[str]"]
+
+
+def wait_for(condition: Callable[[], T | None], what: str) -> T:
+    """Return the first true result of condition; fail naming what was awaited when all patience is spent."""
+    return servers.wait_for(condition, what, PATIENCE)
 
 
 def write_files(directory: Path, files: Mapping[str, str]) -> Path:
@@ -67,7 +76,7 @@ def run(directory: Path, *arguments: str, **variables: str) -> subprocess.Comple
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=DEADLINE,
+        timeout=PATIENCE,
         start_new_session=True,  # without a terminal
     )
 
@@ -128,22 +137,23 @@ class Program:
             sock.connect(str(self.directory / address.removeprefix("unix:")))
             return sock
         host, _, port = address.partition("://")[2].rpartition(":")
-        return socket.create_connection((host.strip("[]"), int(port)), DEADLINE)
+        return socket.create_connection((host.strip("[]"), int(port)), PATIENCE)
 
     @contextmanager
     def websocket(self, path: str = "/") -> Iterator[ClientConnection]:
         """Give a WebSocket that the app has answered on."""
         connecting = unix_connect if self.address().startswith("unix:") else connect
-        with self.socket() as sock, connecting(uri=f"ws://localhost{path}", sock=sock, compression=None) as ws:
+        uri = f"ws://localhost{path}"
+        with self.socket() as sock, connecting(uri=uri, sock=sock, compression=None, open_timeout=PATIENCE) as ws:
             ws.send("hello")
-            assert ws.recv(DEADLINE) == "hello"
+            assert ws.recv(PATIENCE) == "hello"
             yield ws
 
     def get(self, start: int = 1, tls: ssl.SSLContext | None = None) -> str:
         """Return the body of the answer to GET /."""
         connection = http.client.HTTPConnection("localhost")
         connection.sock = self.socket(start)
-        connection.sock.settimeout(DEADLINE)
+        connection.sock.settimeout(PATIENCE)
         if tls:
             connection.sock = tls.wrap_socket(connection.sock, server_hostname="localhost")
         connection.request("GET", "/")
@@ -155,7 +165,7 @@ class Program:
     def end(self, number: int) -> int:
         """Send a signal and return the exit status."""
         self.process.send_signal(number)
-        return self.process.wait(DEADLINE)
+        return self.process.wait(PATIENCE)
 
 
 @contextmanager
@@ -173,5 +183,5 @@ def closed_by(program: Program, number: int) -> int | None:
     with program.websocket() as ws:
         program.process.send_signal(number)
         with pytest.raises(ConnectionClosed) as caught:
-            ws.recv(DEADLINE)
+            ws.recv(PATIENCE)
         return caught.value.rcvd.code if caught.value.rcvd else None

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .commands import APP, assert_one_line, environment, run, running, write_files
-from .servers import DEADLINE
+from .commands import APP, PATIENCE, assert_one_line, environment, run, running, write_files
 
 pytestmark = pytest.mark.slow  # it starts servers or installs packages
 
@@ -63,7 +62,7 @@ def test_flask_and_gunicorn_tell_a_mistake_in_one_line(
         env=environment(variables),
         capture_output=True,
         text=True,
-        timeout=DEADLINE,
+        timeout=PATIENCE,
     )
     assert re.search(f"^geventws: {complaint}$", answer.stderr, re.MULTILINE), answer.stderr
     assert answer.stderr.count("geventws: ") == 1

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from .commands import APP, Answers, answers_to, assert_one_line, run, running, write_files
-from .servers import DEADLINE, missing, wait_for
+from .commands import APP, PATIENCE, Answers, answers_to, assert_one_line, run, running, wait_for, write_files
+from .servers import missing
 
 pytestmark = pytest.mark.slow  # it starts servers or installs packages
 
@@ -106,7 +106,7 @@ def test_a_server_that_ends_leaves_the_socket_of_its_successor(directory: Path, 
         with running(successor, "good:app", "--bind", f"unix:{path}") as new:
             assert new.get().startswith("good")
             (directory / "leave").touch()
-            assert old.process.wait(DEADLINE) == 0
+            assert old.process.wait(PATIENCE) == 0
             assert new.get().startswith("good")
 
 

@@ -9,8 +9,18 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from .commands import APP, Answers, answers_to, assert_one_line, closed_by, run, running, write_files
-from .servers import DEADLINE, wait_for
+from .commands import (
+    APP,
+    PATIENCE,
+    Answers,
+    answers_to,
+    assert_one_line,
+    closed_by,
+    run,
+    running,
+    wait_for,
+    write_files,
+)
 
 pytestmark = pytest.mark.slow  # it starts servers or installs packages
 
@@ -54,7 +64,7 @@ def test_reload_serves_what_the_file_says_now(directory: Path) -> None:
         with program.websocket() as ws:
             app.write_text(APP % "changed")
             with pytest.raises(ConnectionClosed) as caught:
-                ws.recv(DEADLINE)
+                ws.recv(PATIENCE)
             assert caught.value.rcvd is not None and caught.value.rcvd.code == 1012
         assert program.get(start=2).startswith("changed ")
         app.write_text("def app(:\n")
@@ -77,7 +87,7 @@ def test_reload_ends_with_its_child(directory: Path, number: int) -> None:
         child = int(program.get().split()[1])
         assert child != program.process.pid
         code = closed_by(program, number)
-        assert program.process.wait(DEADLINE) == 0
+        assert program.process.wait(PATIENCE) == 0
         wait_for(lambda: not alive(child), "end of the child process")
         assert "Traceback" not in program.err
         assert code == 1012
@@ -91,7 +101,7 @@ def test_ctrl_c_ends_a_reloader_that_waits_for_a_change(directory: Path) -> None
         child = int(Path(f"/proc/{parent}/task/{parent}/children").read_text())
         for pid in (child, parent):  # as a terminal does; the parent tells the child once more
             os.kill(pid, signal.SIGINT)
-        program.process.wait(DEADLINE)
+        program.process.wait(PATIENCE)
         wait_for(lambda: not alive(child), "end of the child process")
         assert program.err.count("Traceback") == 1  # of the app
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .commands import APP, closed_by, running, write_files
-from .servers import DEADLINE, wait_for
+from .commands import APP, PATIENCE, closed_by, running, wait_for, write_files
 
 pytestmark = pytest.mark.slow  # it starts servers or installs packages
 
@@ -72,6 +71,6 @@ def test_log_level(directory: Path) -> None:
 def test_a_signal_ends_it_with_status_0(directory: Path, number: int) -> None:
     with running(directory, "good:app", "--bind", "unix:server.sock") as program:
         assert closed_by(program, number) == 1012
-        assert program.process.wait(DEADLINE) == 0
+        assert program.process.wait(PATIENCE) == 0
         assert not (directory / "server.sock").exists()
         assert "Traceback" not in program.err
