@@ -38,6 +38,7 @@ MISTAKES: dict[tuple[str, ...], str] = {
     ("good:app", "--bind", "unix:"): "--bind must be HOST:PORT or unix:PATH, not 'unix:'",
     ("good:app", "--bind", "unix:regular-file"): "cannot listen on unix:regular-file: it exists and is no socket",
     ("good:app", "--bind", "unix:package"): "cannot listen on unix:package: it exists and is no socket",
+    ("good:app", "--bind", "unix:regular-file/socket"): "cannot listen on unix:regular-file/socket: Not a directory",
     ("good:app", "--bind", "unix:absent/socket"): "cannot listen on unix:absent/socket: No such file or directory",
     ("good:app", "--bind", "192.0.2.1:0"): "cannot listen on 192.0.2.1:0: Cannot assign requested address",
 }
@@ -82,6 +83,15 @@ def test_an_address_in_use_stays_with_its_owner(directory: Path, kind: str) -> N
         answer = run(directory, "good:app", "--bind", address)
         assert_one_line(answer, f"cannot listen on {address}: Address already in use")
         assert owner.get().startswith("good")
+
+
+def test_an_address_whose_owner_accepts_no_more_is_in_use(directory: Path) -> None:
+    path = str(directory / "server.sock")
+    with socket.socket(socket.AF_UNIX) as owner, socket.socket(socket.AF_UNIX) as client:
+        owner.bind(path)
+        owner.listen(0)
+        client.connect(path)  # which fills its backlog
+        assert_one_line(run(directory, "good:app", "--bind", "unix:server.sock"), "Address already in use$")
 
 
 def test_the_socket_of_a_killed_server_is_taken_over(directory: Path) -> None:

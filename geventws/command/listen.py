@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
 from typing import Any
 
 from gevent import socket
@@ -40,12 +39,18 @@ def listen(address: str) -> Any:
 
 
 def _remove_stale_socket(path: str) -> None:
-    """Remove what a server that was killed left behind, unless somebody still answers there."""
-    with suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise OSError(f"cannot listen on unix:{path}: it exists and is no socket")
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(path)
-            except ConnectionRefusedError:
-                os.unlink(path)
+    """Remove what a server that was killed left behind, unless somebody still listens there."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return  # nothing there, or what bind() will tell
+    if not stat.S_ISSOCK(mode):
+        raise OSError(f"cannot listen on unix:{path}: it exists and is no socket")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # a listener whose backlog is full would keep us waiting
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except OSError:
+            pass  # somebody listens there, or bind() will tell
