@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import io
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trustme
+
+from .pairs import Opener, watched_hub
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +22,18 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, ssl
     context = ssl.create_default_context()
     authority.configure_trust(context)
     return str(directory / "cert.pem"), str(directory / "key.pem"), context
+
+
+@pytest.fixture
+def errors() -> Iterator[io.StringIO]:
+    """What the hub says of errors, of which there are none in the end: who expects one empties it."""
+    with watched_hub() as errors:
+        yield errors
+
+
+@pytest.fixture
+def opened(certificate: tuple[str, str, ssl.SSLContext], errors: io.StringIO) -> Iterator[Opener]:
+    """Opens WebSockets on sockets joined in pairs, and ends them behind the test."""
+    opener = Opener(certificate)
+    yield opener
+    opener.close()

@@ -10,6 +10,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -19,14 +20,29 @@ import gevent.ssl
 import pytest
 from gevent import get_hub
 
-from geventws.connection import Connection, Event
+from geventws.connection import Connection, Event, Ping
 from geventws.frames import CLOSE, PING, PONG, close_payload, encode_frame
 from geventws.handshake import Request
 from geventws.options import Options
 from geventws.websocket import WebSocket
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 §1.3
+KINDS = ["unix", "tcp", "tls"]  # of sockets
+SMALL = 4096  # bytes of a kernel buffer
+MEGABYTE = 1 << 20
 WITHIN = 5.0  # seconds that anything may take which should happen at once
+
+# What a server says of the handshake of RFC 6455 §1.3.
+ENVIRON = {
+    "REQUEST_METHOD": "GET",
+    "SERVER_PROTOCOL": "HTTP/1.1",
+    "PATH_INFO": "/",
+    "HTTP_HOST": "localhost",
+    "HTTP_UPGRADE": "websocket",
+    "HTTP_CONNECTION": "Upgrade",
+    "HTTP_SEC_WEBSOCKET_VERSION": "13",
+    "HTTP_SEC_WEBSOCKET_KEY": KEY,
+}
 
 T = TypeVar("T")
 Certificate = tuple[str, str, Any]
@@ -311,3 +327,57 @@ def living(*kinds: type) -> list[Any]:
     """Return the objects of these types that are still there after a garbage collection."""
     gc.collect()
     return [item for item in gc.get_objects() if type(item) in kinds]
+
+
+def echo(ws: WebSocket) -> None:
+    """Answer each message with itself until the connection ends."""
+    for message in ws:
+        ws.send(message)
+
+
+def usable(ws: WebSocket, peer: Peer) -> bool:
+    """Whether a message passes each way."""
+    peer.send("there")
+    assert ws.receive(timeout=2) == "there"
+    ws.send("back")
+    return peer.receive() == "back"
+
+
+def until_closed(ws: WebSocket, what: str = "the end") -> None:
+    """Return when the WebSocket's socket is closed."""
+    transport = ws._transport
+    assert transport is not None
+    until(lambda: transport.closed, what)
+
+
+def recording_pair(opened: Opener, **options: Any) -> tuple[WebSocket, Peer, list[bytes]]:
+    """Return a WebSocket, its peer and what each system call gave the kernel after the 101."""
+    sends: list[bytes] = []
+    ws, peer = opened(wrap=partial(RecordingSocket, sends), **options)
+    sends.clear()
+    return ws, peer, sends
+
+
+def answer_pings(peer: Peer) -> None:
+    """Answer each ping until the end of the byte stream."""
+    while event := peer.receive():
+        if isinstance(event, Ping):
+            peer.sock.sendall(pong_frame(event.payload))
+
+
+def read_slowly(peer: Peer, seconds: float) -> None:
+    """Read for this long, a little at a time."""
+    end = monotonic() + seconds
+    while monotonic() < end:
+        peer.connection.receive_data(peer.sock.recv(2000))
+        gevent.sleep(0.01)  # the peer's own pace
+
+
+def with_room(sock: Any) -> Any:
+    """Give a socket's kernel room for what a slow peer has not taken yet."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MEGABYTE)
+    return sock
+
+
+# The bytes by which a peer ends a connection, and the close code that this gives.
+LAST_WORDS = {"close": (close_frame(1001), 1001), "failure": (masked(0x3), 1002)}

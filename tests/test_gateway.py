@@ -16,18 +16,7 @@ from geventws.gateway import Gateway, Upgrade
 from geventws.options import Options
 from geventws.turns import WORK_PER_PASS, turns
 
-from .pairs import KEY, Peer, close_frame, joined, settle, until
-
-ENVIRON = {
-    "REQUEST_METHOD": "GET",
-    "SERVER_PROTOCOL": "HTTP/1.1",
-    "PATH_INFO": "/",
-    "HTTP_HOST": "localhost",
-    "HTTP_UPGRADE": "websocket",
-    "HTTP_CONNECTION": "Upgrade",
-    "HTTP_SEC_WEBSOCKET_VERSION": "13",
-    "HTTP_SEC_WEBSOCKET_KEY": KEY,
-}
+from .pairs import ENVIRON, Peer, close_frame, joined, settle, until
 
 
 def test_peers_whose_bytes_inflate_to_much_have_it_in_several_passes() -> None:

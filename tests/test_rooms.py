@@ -25,23 +25,20 @@ from geventws.rooms import Member, Room
 from geventws.rooms.log import ENTRY_WEIGHT
 from geventws.websocket import WebSocket
 
-from .pairs import Certificate, Opener, Passes, Peer, RecordingSocket, close_frame, hold_hub, settle, until, watched_hub
+from .pairs import (
+    MEGABYTE,
+    SMALL,
+    Opener,
+    Passes,
+    Peer,
+    RecordingSocket,
+    close_frame,
+    hold_hub,
+    settle,
+    until,
+)
 
-MEGABYTE = 1 << 20
-SMALL = 4096  # bytes of a kernel buffer
-
-
-@pytest.fixture(autouse=True)
-def errors() -> Iterator[Any]:
-    with watched_hub() as errors:
-        yield errors
-
-
-@pytest.fixture
-def opened(certificate: Certificate) -> Iterator[Opener]:
-    opener = Opener(certificate)
-    yield opener
-    opener.close()
+pytestmark = pytest.mark.usefixtures("errors")
 
 
 @pytest.fixture

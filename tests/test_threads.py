@@ -28,7 +28,7 @@ from geventws import threads
 from geventws.websocket import WebSocket
 
 from .crowd import page
-from .pairs import Certificate, Opener, hold_hub, until, watched_hub
+from .pairs import Opener, hold_hub, until
 from .raw import BINARY, CLOSE, PING, TEXT, Raw, request
 from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, serve, wait_for
 from .test_stopping import closing
@@ -244,14 +244,6 @@ def test_threads_send_to_all_while_clients_come_and_go(servers: dict[str, Server
 
 
 # Where hubs end or stand still
-
-
-@pytest.fixture
-def opened(certificate: Certificate) -> Iterator[Opener]:
-    opener = Opener(certificate)
-    with watched_hub():
-        yield opener
-        opener.close()
 
 
 @pytest.fixture

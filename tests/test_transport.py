@@ -26,16 +26,21 @@ from gevent import get_hub
 from geventws.deadlines import Deadline
 from geventws.transport import CORK_SIZE, DISCARD_PAUSE, READ_SIZE, Transport
 
-from .pairs import Certificate, Passes, RecordingSocket, hold_hub, joined, living, reset, settle, until, watched_hub
+from .pairs import (
+    KINDS,
+    SMALL,
+    Certificate,
+    Passes,
+    RecordingSocket,
+    hold_hub,
+    joined,
+    living,
+    reset,
+    settle,
+    until,
+)
 
-KINDS = ["unix", "tcp", "tls"]
-SMALL = 4096  # bytes of a kernel buffer
-
-
-@pytest.fixture(autouse=True)
-def errors() -> Iterator[Any]:
-    with watched_hub() as errors:
-        yield errors
+pytestmark = pytest.mark.usefixtures("errors")
 
 
 # Deadlines

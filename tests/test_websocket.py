@@ -35,64 +35,36 @@ from geventws.transport import Transport
 from geventws.websocket import WebSocket
 
 from .pairs import (
-    Certificate,
+    KINDS,
+    LAST_WORDS,
+    MEGABYTE,
+    SMALL,
     Opener,
     Passes,
     Peer,
-    RecordingSocket,
+    answer_pings,
     close_frame,
+    echo,
     hold_hub,
     living,
     masked,
     ping_frame,
     pong_frame,
+    read_slowly,
+    recording_pair,
     reset,
     settle,
     until,
-    watched_hub,
+    until_closed,
+    usable,
+    with_room,
 )
 
-KINDS = ["unix", "tcp", "tls"]
-SMALL = 4096  # bytes of a kernel buffer
-MEGABYTE = 1 << 20
+pytestmark = pytest.mark.usefixtures("errors")
 
 INTERRUPTS = [gevent.GreenletExit, gevent.Timeout]
 # The hub prints any exception but GreenletExit that meets a greenlet before its start.
 FIRST_TURN = {gevent.GreenletExit: 0, gevent.Timeout: 1}
-
-
-@pytest.fixture(autouse=True)
-def errors() -> Iterator[Any]:
-    with watched_hub() as errors:
-        yield errors
-
-
-@pytest.fixture
-def opened(certificate: Certificate) -> Iterator[Opener]:
-    opener = Opener(certificate)
-    yield opener
-    opener.close()
-
-
-def echo(ws: WebSocket) -> None:
-    """Answer each message with itself until the connection ends."""
-    for message in ws:
-        ws.send(message)
-
-
-def usable(ws: WebSocket, peer: Peer) -> bool:
-    """Whether a message passes each way."""
-    peer.send("there")
-    assert ws.receive(timeout=2) == "there"
-    ws.send("back")
-    return peer.receive() == "back"
-
-
-def until_closed(ws: WebSocket, what: str = "the end") -> None:
-    """Return when the WebSocket's socket is closed."""
-    transport = ws.session.transport
-    assert transport is not None
-    until(lambda: transport.closed, what)
 
 
 def steps(*actions: tuple[int, Callable[[], object]]) -> None:
@@ -1010,12 +982,6 @@ def test_a_ping_flood_by_a_peer_that_does_not_read_takes_bounded_memory(opened: 
     assert usable(ws, peer)
 
 
-def answer_pings(peer: Peer) -> None:
-    while event := peer.receive():
-        if isinstance(event, Ping):
-            peer.sock.sendall(pong_frame(event.payload))
-
-
 def test_ping_gives_the_time_of_its_round_trip(opened: Opener) -> None:
     ws, peer = opened()
     pinging = opened.spawn(ws.ping)
@@ -1171,19 +1137,6 @@ def test_keepalive_leaves_a_peer_that_takes_data_slowly_to_send_timeout(opened: 
     assert not ws.closed
 
 
-def with_room(sock: Any) -> Any:
-    """Give a socket's kernel room for what a slow peer has not taken yet."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MEGABYTE)
-    return sock
-
-
-def read_slowly(peer: Peer, seconds: float) -> None:
-    end = monotonic() + seconds
-    while monotonic() < end:
-        peer.connection.receive_data(peer.sock.recv(2000))
-        gevent.sleep(0.01)  # the peer's own pace
-
-
 def test_keepalive_leaves_a_peer_that_takes_what_the_kernel_holds_until_it_takes_no_more(opened: Opener) -> None:
     ws, peer = opened("tcp", buffer=SMALL, wrap=with_room, ping_interval=0.05, ping_timeout=0.15)
     ws.send(bytes(MEGABYTE // 2))
@@ -1246,14 +1199,6 @@ def test_many_messages_in_one_piece_come_in_order(opened: Opener, kind: str) -> 
 
 
 # Corking
-
-
-def recording_pair(opened: Opener, **options: Any) -> tuple[WebSocket, Peer, list[bytes]]:
-    """Return a WebSocket, its peer and what each system call gave the kernel after the 101."""
-    sends: list[bytes] = []
-    ws, peer = opened(wrap=partial(RecordingSocket, sends), **options)
-    sends.clear()
-    return ws, peer, sends
 
 
 def test_replies_to_waiting_requests_leave_in_few_system_calls_and_in_order(opened: Opener) -> None:
@@ -1506,9 +1451,6 @@ def test_a_peer_that_broke_a_rule_is_told_and_read_until_close_timeout_only(open
         while monotonic() - start < 5:
             peer.sock.sendall(bytes(10_000))
     assert 0.19 <= monotonic() - start < 5
-
-
-LAST_WORDS = {"close": (close_frame(1001), 1001), "failure": (masked(0x3), 1002)}
 
 
 @pytest.mark.parametrize("end", LAST_WORDS)
