@@ -175,6 +175,22 @@ def _has_control_socket() -> bool:
     return "control_socket" in dict(make_settings())
 
 
+def process_id(server: Server) -> int:
+    """Return the id of the process that serves: gunicorn's worker, or the server itself."""
+    found = re.search(r"Booting worker with pid: (\d+)", server.log)
+    return int(found[1]) if found else server.process.pid
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def plain_socket(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), DEADLINE)
+
+
 UPGRADE = (
     b"GET %s HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"

@@ -19,8 +19,7 @@ import pytest
 
 from .crowd import page
 from .raw import ACCEPT, CLOSE, HANDSHAKE, TEXT, Raw, close_frame, frame, request
-from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, serve, wait_for
-from .test_capacity import cpu_seconds, plain_socket, process_id
+from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, cpu_seconds, plain_socket, process_id, serve, wait_for
 
 pytestmark = pytest.mark.slow  # it starts servers or installs packages
 

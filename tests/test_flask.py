@@ -10,9 +10,8 @@ import pytest
 from flask import Blueprint, Flask, request, url_for
 from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, InvalidStatus
 
-from geventws import ConnectionClosed, WebSocket
+from geventws import WebSocket
 from geventws.flask import Sockets
-from geventws.frameworks import expect_disconnects
 from geventws.testing import Refused, connect
 
 from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, serve
@@ -236,13 +235,6 @@ def test_a_flask_that_is_too_old_is_told_with_the_first_that_will_do() -> None:
     code = "import flask.globals; del flask.globals.request_ctx; import geventws.flask"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
     assert "MissingPackage: geventws.flask needs Flask, from 2.2 on (" in done.stderr
-
-
-def test_the_dictionaries_of_flask_1_take_the_handler_of_disconnects() -> None:
-    app = Flask("app")
-    app.error_handler_spec = {}  # as Flask 1 makes it
-    expect_disconnects(app)
-    assert ConnectionClosed in app.error_handler_spec[None][None]
 
 
 def lose_one(server: Server) -> None:

@@ -17,8 +17,6 @@ from typing import NamedTuple
 
 import pytest
 
-from geventws import WebSocketHandler, WebSocketServer
-
 from .raw import ACCEPT, BINARY, CLOSE, PING, PONG, TEXT, Raw, close_frame, frame, request
 from .servers import FRONT_ENDS, ROOT, Server, serve, upgrade_request, wait_for
 
@@ -847,14 +845,3 @@ def test_a_script_may_start_the_server(tmp_path: Path, constructor: str) -> None
             assert raw.frame()[0] == (CLOSE if "max_message_size" in constructor else TEXT)
     finally:
         server.stop()
-
-
-def test_an_unknown_argument_of_the_server_is_not_taken_for_one_of_tls() -> None:
-    with pytest.raises(TypeError, match="no argument option; those of geventws go into options="):
-        WebSocketServer(("127.0.0.1", 0), None, option={"ping_interval": 10})
-
-
-@pytest.mark.parametrize("hook", ["run_websocket", "upgrade_connection", "upgrade_websocket"])
-def test_a_handler_whose_check_would_never_run_is_refused(hook: str) -> None:
-    with pytest.raises(TypeError, match=f"never calls Guarded.{hook}: refuse in the app"):
-        type("Guarded", (WebSocketHandler,), {hook: lambda self: None})

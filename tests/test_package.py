@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
 import pydoc
 import re
 import subprocess
 import sys
-from http import HTTPStatus
 
 import pytest
 
@@ -48,20 +46,6 @@ def test_a_name_that_does_not_exist_is_an_error_as_of_any_module() -> None:
     with pytest.raises(AttributeError, match="module 'geventws' has no attribute 'Wroker'"):
         geventws.Wroker  # type: ignore[attr-defined]  # noqa: B018
     assert not hasattr(geventws, "Wroker")
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        geventws.ConnectionClosed(1009, "too much"),
-        geventws.HandshakeError(HTTPStatus.FORBIDDEN, "a stranger", [("X-Why", "origin")]),
-        geventws.ProtocolError("reserved bits"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_errors_pass_between_processes(error: Exception) -> None:
-    copy = pickle.loads(pickle.dumps(error))
-    assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
 
 
 WITHOUT_POSIX = """

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 
-import gevent
 import pytest
 
-from geventws import loglines, worker
+from geventws import worker
 
 from .servers import DEADLINE, Server, serve, upgrade_request
 
@@ -51,43 +49,3 @@ def test_strings_that_peers_choose_are_shared_within_a_bound(monkeypatch: pytest
         worker._one("x" * 1000 + str(number))
     assert len(worker._shared_strings) == worker._MOST_SHARED
     assert max(map(len, worker._shared_strings)) <= worker._LONGEST_SHARED
-
-
-def test_a_handler_that_is_slow_has_a_bounded_queue_and_says_what_was_dropped() -> None:
-    lines: list[str] = []
-
-    class Slow(logging.Handler):
-        def handle(self, record: logging.LogRecord) -> bool:
-            lines.append(record.getMessage())
-            return True
-
-    log = logging.Logger("slow")
-    log.addHandler(Slow())
-    for number in range(loglines.MOST_LINES + 10):  # no greenlet runs meanwhile
-        loglines.write(log, logging.INFO, "line %d", number)
-    with gevent.Timeout(DEADLINE):
-        while len(lines) <= loglines.MOST_LINES:
-            gevent.sleep(0.001)
-    assert lines[:-1] == [f"line {number}" for number in range(loglines.MOST_LINES)]
-    assert lines[-1].startswith("10 lines of this log were dropped")
-
-
-def test_a_handler_that_raises_loses_its_own_line_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    lines: list[str] = []
-
-    class Once(logging.Handler):
-        def handle(self, record: logging.LogRecord) -> bool:
-            lines.append(record.getMessage())
-            if len(lines) == 1:
-                raise OSError("disk is full")
-            return True
-
-    log = logging.Logger("once")
-    log.addHandler(Once())
-    for number in range(5):
-        loglines.write(log, logging.INFO, "line %d", number)
-    with gevent.Timeout(DEADLINE):
-        while len(lines) < 5:
-            gevent.sleep(0.001)
-    assert lines == [f"line {number}" for number in range(5)]
-    assert "disk is full" in capsys.readouterr().err

@@ -1,0 +1,120 @@
+"""Log lines: written behind what they tell of, by one greenlet, whatever a handler does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+import gevent.lock
+import pytest
+
+from geventws import loglines
+
+from .pairs import Opener, close_frame, ping_frame, settle, until_closed
+from .servers import DEADLINE
+
+pytestmark = pytest.mark.usefixtures("errors")
+
+
+def test_a_handler_that_is_slow_has_a_bounded_queue_and_says_what_was_dropped() -> None:
+    lines: list[str] = []
+
+    class Slow(logging.Handler):
+        def handle(self, record: logging.LogRecord) -> bool:
+            lines.append(record.getMessage())
+            return True
+
+    log = logging.Logger("slow")
+    log.addHandler(Slow())
+    for number in range(loglines.MOST_LINES + 10):  # no greenlet runs meanwhile
+        loglines.write(log, logging.INFO, "line %d", number)
+    with gevent.Timeout(DEADLINE):
+        while len(lines) <= loglines.MOST_LINES:
+            gevent.sleep(0.001)
+    assert lines[:-1] == [f"line {number}" for number in range(loglines.MOST_LINES)]
+    assert lines[-1].startswith("10 lines of this log were dropped")
+
+
+def test_a_handler_that_raises_loses_its_own_line_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    lines: list[str] = []
+
+    class Once(logging.Handler):
+        def handle(self, record: logging.LogRecord) -> bool:
+            lines.append(record.getMessage())
+            if len(lines) == 1:
+                raise OSError("disk is full")
+            return True
+
+    log = logging.Logger("once")
+    log.addHandler(Once())
+    for number in range(5):
+        loglines.write(log, logging.INFO, "line %d", number)
+    with gevent.Timeout(DEADLINE):
+        while len(lines) < 5:
+            gevent.sleep(0.001)
+    assert lines == [f"line {number}" for number in range(5)]
+    assert "disk is full" in capsys.readouterr().err
+
+
+def test_frames_are_logged_at_debug_and_ends_at_info(opened: Opener, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "geventws")
+    ws, peer = opened()
+    peer.sock.sendall(peer.frame("é" * 65) + peer.frame(b"b") + ping_frame(b"p") + close_frame(1001, "bye"))
+    ws.send(ws.receive() or "")
+    assert list(ws) == [b"b"]
+    peer.read_all()
+    peer.sock.close()
+    until_closed(ws)
+    settle()
+    assert caplog.messages[0] == "unix /path open"
+    assert caplog.messages[-1] == "unix /path close 1001 bye"
+    for piece in (f"< text {'é' * 64!r}… (65)", "> text", "< binary b'b'", "< Ping(payload=b'p')", "> close 1001 bye"):
+        assert any(piece in line for line in caplog.messages), piece
+    assert {record.levelno for record in caplog.records} == {logging.INFO, logging.DEBUG}
+
+
+class SlowHandler(logging.Handler):
+    """A handler that talks to a log server through gevent, under gevent's lock, as patched programs have it."""
+
+    def createLock(self) -> None:
+        self.lock = gevent.lock.RLock()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        gevent.sleep(0.02)
+
+
+@pytest.fixture
+def slow_log() -> Iterator[None]:
+    log = logging.getLogger("geventws")
+    handler = SlowHandler()
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    yield
+    log.removeHandler(handler)
+    log.setLevel(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("slow_log")
+def test_a_log_handler_that_waits_does_not_make_two_101(opened: Opener) -> None:
+    ws, peer = opened(accept=False)
+    for message in ("one", "two"):
+        opened.spawn(ws.send, message)
+    assert peer.open().count("HTTP/1.1 101") == 1
+    assert {peer.receive(), peer.receive()} == {"one", "two"}
+
+
+@pytest.mark.usefixtures("slow_log")
+def test_a_log_handler_that_waits_does_not_keep_the_end_from_the_view(opened: Opener, errors: Any) -> None:
+    ws, peer = opened()
+    reader = opened.spawn(ws.receive)
+    logging_view = opened.spawn(logging.getLogger("geventws").info, "busy")
+    settle()
+    peer.sock.close()
+    reader.join(1)
+    errors.truncate(0)
+    errors.seek(0)
+    assert reader.ready()
+    assert reader.value is None
+    logging_view.join()

@@ -1,0 +1,150 @@
+"""Opening: nothing is sent before the first use, which completes the handshake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+
+import pytest
+
+from geventws.connection import Close
+from geventws.deadlines import Deadline
+from geventws.errors import ConnectionClosed, WebSocketError
+from geventws.frames import TEXT
+from geventws.websocket import WebSocket
+
+from .pairs import LAST_WORDS, Opener, echo, masked, reset, settle, until, until_closed
+
+pytestmark = pytest.mark.usefixtures("errors")
+
+
+def test_a_first_use_by_two_greenlets_makes_one_101(opened: Opener) -> None:
+    ws, peer = opened(accept=False)
+    users = [opened.spawn(ws.send, "one"), opened.spawn(ws.send, "two"), opened.spawn(ws.receive)]
+    assert peer.open().count("HTTP/1.1 101") == 1
+    assert [peer.receive(), peer.receive()] == ["one", "two"]
+    settle()
+    assert [user.ready() for user in users] == [True, True, False]
+    with pytest.raises(WebSocketError, match="already complete"):
+        ws.accept()
+
+
+def test_accept_makes_choices(opened: Opener) -> None:
+    ws, peer = opened(accept=False)
+    with pytest.raises(TypeError, match="not the string 'chat'"):
+        ws.accept("chat")  # a str is a sequence of str to the type checker
+    with pytest.raises(TypeError, match="did you mean max_queue"):
+        ws.accept(max_queu=1)
+    with pytest.raises(ValueError, match="header"):
+        ws.accept(headers=[("X-Bad", "a\r\nb")])
+    settle()
+    assert not peer.has_data()
+    ws.accept(headers=[("Set-Cookie", "a=b")], max_message_size=10)
+    assert "\r\nSet-Cookie: a=b" in peer.open()
+    peer.send("more than ten bytes")
+    assert ws.receive() is None
+    assert (ws.close_code, ws.subprotocol, ws.protocol) == (1009, None, None)
+
+
+@pytest.mark.parametrize("end", LAST_WORDS)
+@pytest.mark.parametrize("count", [1, 5, 40])
+@pytest.mark.parametrize("kind", ["unix", "tls"])
+def test_frames_that_came_with_the_request_are_the_first(opened: Opener, kind: str, count: int, end: str) -> None:
+    last, code = LAST_WORDS[end]
+    frames = [masked(TEXT, b"%d" % number) for number in range(2 * count)]
+    ws, peer = opened(kind, leftover=b"".join(frames[:count]), accept=False)
+    peer.sock.sendall(b"".join(frames[count:]) + last)
+    viewing = opened.spawn(echo, ws)
+    peer.open()
+    events = peer.read_all()
+    assert events[:-1] == [str(number) for number in range(2 * count)]
+    assert isinstance(events[-1], Close)
+    assert events[-1].code == code
+    peer.sock.close()
+    viewing.join()
+    assert viewing.value is None
+
+
+@pytest.mark.parametrize("end", LAST_WORDS)
+def test_an_end_that_came_with_the_request_is_answered_behind_the_101(opened: Opener, end: str) -> None:
+    last, code = LAST_WORDS[end]
+    ws, peer = opened(leftover=last, accept=False)
+    assert ws.receive() is None
+    peer.open()
+    event = peer.receive()
+    assert isinstance(event, Close)
+    assert event.code == ws.close_code == code
+
+
+@pytest.mark.parametrize("gone", ["closed", "reset"])
+@pytest.mark.parametrize("use", ["receive", "send"])
+def test_a_first_use_when_the_peer_is_gone_is_the_end_of_the_connection(opened: Opener, use: str, gone: str) -> None:
+    ws, peer = opened("tcp", accept=False)
+    if gone == "reset":
+        reset(peer.sock)
+    else:
+        peer.sock.close()
+    if use == "send":
+        with pytest.raises(ConnectionClosed):
+            while True:
+                ws.send("anybody?")
+                settle()
+    else:
+        assert ws.receive() is None
+    until_closed(ws)
+    assert ws.close_code == 1006
+
+
+def test_accept_after_completes_the_handshake_of_a_silent_view(opened: Opener) -> None:
+    ws, peer = opened(accept=False, accept_after=0.05)
+    ws.accept_soon()
+    assert peer.open().startswith("HTTP/1.1 101 ")
+    assert ws.accepted
+    peer.send("hello")
+    assert ws.receive() == "hello"
+
+
+def test_accept_after_does_nothing_once_answered(opened: Opener) -> None:
+    ws, peer = opened(accept=False, accept_after=0.03)
+    ws.accept_soon()
+    ws.answer("404 NOT FOUND")
+    ran: list[int] = []
+    later = Deadline(lambda: ran.append(1))
+    later.set(monotonic() + 0.1)
+    until(lambda: ran, "a later deadline")
+    assert not peer.has_data()
+    with pytest.raises(WebSocketError, match="404 NOT FOUND"):
+        ws.receive()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda ws: ws.receive(timeout=0),
+        lambda ws: ws.send("x"),
+        lambda ws: ws.post("x"),
+        lambda ws: ws.ping(timeout=0),
+        lambda ws: ws.closed,
+        lambda ws: ws.close(),
+        lambda ws: ws.accept(),
+    ],
+)
+def test_any_first_use_completes_the_handshake(opened: Opener, use: Callable[[WebSocket], object]) -> None:
+    ws, peer = opened(accept=False)
+    settle()
+    assert not peer.has_data()
+    with suppress(TimeoutError):
+        use(ws)
+    assert peer.open().startswith("HTTP/1.1 101 ")
+
+
+def test_looking_at_it_is_no_use_of_it(opened: Opener) -> None:
+    ws, peer = opened(accept=False)
+    assert (ws.close_code, ws.close_reason, ws.path, ws.origin, ws.subprotocol) == (None, "", "/path", None, None)
+    assert (ws.latency, ws.opened_at, ws.bytes_sent, ws.bytes_received, ws.accepted) == (None, None, 0, 0, False)
+    assert (ws.remote_address, ws.version, bool(ws), {ws: 1}[ws]) == (None, "13", True, 1)
+    assert "not accepted" in repr(ws)
+    ws.user = "any attribute"
+    settle()
+    assert not peer.has_data()
