@@ -41,7 +41,7 @@ def test_prepared_is_a_name_of_the_package() -> None:
 
 
 @pytest.mark.parametrize("agreement", [None, FORGETS, KEEPS], ids=["plain", "forgets", "keeps"])
-@pytest.mark.parametrize(("message", "binary"), MESSAGES, ids=lambda value: repr(value)[:16])
+@pytest.mark.parametrize(("message", "binary"), MESSAGES, ids=lambda value: repr(value).partition(" at ")[0][:16])
 def test_prepared_message_arrives_as_one_that_is_sent(
     message: Any, binary: bool | None, agreement: Agreement | None
 ) -> None:
