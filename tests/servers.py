@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -137,6 +138,10 @@ class Server:
             pytest.fail(f"the server ignored signal {number} for {within:g} s:\n{self.log}")
 
 
+App = Callable[..., Server]
+COMPAT = {"GEVENTWS_COMPAT": "1"}
+
+
 @contextmanager
 def serve(
     app: str,
@@ -189,6 +194,40 @@ def cpu_seconds(pid: int) -> float:
 
 def plain_socket(server: Server) -> socket.socket:
     return socket.create_connection(("127.0.0.1", server.port), DEADLINE)
+
+
+def get(server: Server, path: str) -> tuple[int, str]:
+    """Return status and body of the answer to a plain GET."""
+    with closing(HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE)) as connection:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+def log_after(server: Server, pattern: str, action: Callable[[], None]) -> str:
+    """Do something that makes the server write a line which matches pattern; return what it wrote since."""
+    before = len(server.log)
+    action()
+    wait_for(lambda: pattern in server.log[before:], f"log line {pattern!r}")
+    return server.log[before:]
+
+
+@contextmanager
+def legacy_apps(front_end: str, make_directory: Callable[[str], Path]) -> Iterator[App]:
+    """Give a function that returns the server of an app of tests/legacy, started at its first use."""
+    servers: dict[tuple[str, str], Server] = {}
+    with ExitStack() as stack:
+
+        def start(name: str, env: dict[str, str] | None = None) -> Server:
+            key = (name, repr(env))
+            if key not in servers:
+                target = f"tests.legacy.{name}" if ":" in name else f"tests.legacy.{name}:app"
+                servers[key] = stack.enter_context(
+                    serve(target, make_directory("legacy"), front_end=front_end, env=env)
+                )
+            return servers[key]
+
+        yield start
 
 
 UPGRADE = (
