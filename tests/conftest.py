@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import trustme
 
+from geventws import Rooms
+
 from .pairs import Opener, watched_hub
 
 
@@ -37,3 +39,11 @@ def opened(certificate: tuple[str, str, ssl.SSLContext], errors: io.StringIO) ->
     opener = Opener(certificate)
     yield opener
     opener.close()
+
+
+@pytest.fixture
+def rooms() -> Iterator[Rooms]:
+    """Rooms whose users are gone at once when they have left."""
+    rooms = Rooms(linger=0)
+    yield rooms
+    rooms.close()

@@ -381,3 +381,8 @@ def with_room(sock: Any) -> Any:
 
 # The bytes by which a peer ends a connection, and the close code that this gives.
 LAST_WORDS = {"close": (close_frame(1001), 1001), "failure": (masked(0x3), 1002)}
+
+
+def received(peer: Peer, count: int) -> list[Any]:
+    """Return that many events."""
+    return [peer.receive() for _ in range(count)]
