@@ -1,4 +1,4 @@
-"""The house: each module stands on a floor, and imports only from the floors below."""
+"""The house: each module stands on a floor, imports only from the floors below, and has tests of its own."""
 
 from __future__ import annotations
 
@@ -74,6 +74,9 @@ NEIGHBOURS = {
     ("rooms/room", "rooms/lane"),
     ("__init__", "compat"),
 }
+
+# Where the tests of a module, or of all modules of a package, stand in a file of another name.
+TESTED_IN = {"__init__": "test_package.py", "__main__": "test_command_line.py", "command": "test_command_line.py"}
 
 LAST_PURE = 4
 GREENLETS_AND_CLOCKS = {"gevent", "socket", "select", "selectors", "ssl", "threading", "time", "asyncio"}
@@ -189,3 +192,18 @@ def test_checker_lets_a_good_import_pass(module: str, source: str) -> None:
 )
 def test_checker_names_a_bad_import(module: str, source: str, fault: str) -> None:
     assert faults(module, source) == [fault]
+
+
+def file_of_tests(module: str) -> str:
+    """Return the name of the file that has the tests of a module: test_rooms_log.py for rooms/log."""
+    name = module.removesuffix("/__init__").strip("_").replace("/", "_")
+    return TESTED_IN.get(module.partition("/")[0], f"test_{name}.py")
+
+
+MODULES = {str(path.relative_to(PACKAGE).with_suffix("")) for path in [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.c")]}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_module_has_a_test_file_of_its_name(module: str) -> None:
+    path = Path(__file__).parent / file_of_tests(module)
+    assert path.exists() and "\ndef test_" in path.read_text()
