@@ -21,6 +21,7 @@ import pytest
 from gevent import get_hub
 
 from geventws.connection import Connection, Event, Ping
+from geventws.errors import HandshakeError
 from geventws.frames import CLOSE, PING, PONG, close_payload, encode_frame
 from geventws.handshake import Request
 from geventws.options import Options
@@ -273,17 +274,20 @@ class Opener:
         leftover: bytes = b"",
         accept: bool = True,
         wrap: Callable[[Any], Any] = lambda sock: sock,
+        refusal: HandshakeError | None = None,
         **options: Any,
     ) -> tuple[WebSocket, Peer]:
         """Return a WebSocket and its peer, the handshake done unless accept is False.
 
-        leftover came with the request; wrap makes the server's socket another one.
+        leftover came with the request; wrap makes the server's socket another one; refusal is the client's by its
+        origin.
         """
         server, client = joined(kind, self._certificate, buffer=buffer)
         environ = {"SCRIPT_NAME": "", "PATH_INFO": "/path", "REQUEST_METHOD": "GET"}
         leftovers = itertools.chain([leftover], itertools.repeat(b""))
+        request = Request(KEY, (), ())
         ws = WebSocket(
-            wrap(server), lambda: next(leftovers), environ, lambda size: None, Options(**options), Request(KEY, (), ())
+            wrap(server), lambda: next(leftovers), environ, lambda size: None, Options(**options), request, refusal
         )
         peer = Peer(client)
         self._opened.append((ws, peer, server))

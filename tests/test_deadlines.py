@@ -197,3 +197,13 @@ def test_a_hub_held_up_does_not_run_a_deadline_early() -> None:
     hold_hub(0.05)
     until(lambda: ran, "the callback")
     assert ran[0] >= due
+
+
+def test_cancelled_deadline_runs_nothing_though_it_is_set_again() -> None:
+    ran: list[str] = []
+    cancelled, other = Deadline(lambda: ran.append("cancelled")), Deadline(lambda: ran.append("other"))
+    cancelled.cancel()
+    cancelled.set(monotonic())
+    other.set(monotonic() + 0.05)
+    until(lambda: ran, "the other deadline")
+    assert ran == ["other"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -252,3 +253,9 @@ def test_any_close_payload_parses_or_raises_a_protocol_error(payload: bytes) -> 
         assert exc.close_code in (1002, 1007)
     else:
         assert payload == (b"" if code == 1005 else close_payload(code, reason))
+
+
+@pytest.mark.parametrize(("code", "reason"), [("1000", ""), (None, ""), (1000, b"bytes"), (1000, None)])
+def test_close_of_another_type_is_refused_in_words(code: Any, reason: Any) -> None:
+    with pytest.raises(TypeError, match="a Close has a number and a string"):
+        close_payload(code, reason)

@@ -12,7 +12,7 @@ import pytest
 
 from geventws import loglines
 
-from .pairs import Opener, close_frame, ping_frame, settle, until_closed
+from .pairs import Opener, close_frame, ping_frame, settle, until, until_closed
 from .servers import DEADLINE
 
 pytestmark = pytest.mark.usefixtures("errors")
@@ -118,3 +118,25 @@ def test_a_log_handler_that_waits_does_not_keep_the_end_from_the_view(opened: Op
     assert reader.ready()
     assert reader.value is None
     logging_view.join()
+
+
+def test_a_writer_that_was_killed_is_followed_by_another(errors: Any) -> None:
+    lines: list[str] = []
+
+    class Deadly(logging.Handler):
+        def handle(self, record: logging.LogRecord) -> bool:
+            lines.append(record.getMessage())
+            raise gevent.GreenletExit
+
+    log = logging.Logger("deadly")
+    log.addHandler(Deadly())
+    for number in range(3):
+        loglines.write(log, logging.INFO, "line %d", number)
+        until(lambda: len(lines) > number, "the line")  # noqa: B023
+        settle()
+    assert lines == ["line 0", "line 1", "line 2"]
+
+
+def test_what_a_peer_says_can_neither_end_a_line_nor_colour_it() -> None:
+    assert loglines.printable("/a path/é") == "/a path/é"
+    assert loglines.printable("a\nERROR forged \x1b[31m") == r"'a\nERROR forged \x1b[31m'"

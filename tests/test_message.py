@@ -12,7 +12,7 @@ import pytest
 import geventws
 from geventws.connection import Connection
 from geventws.errors import ConnectionClosed
-from geventws.message import Joined, Prepared
+from geventws.message import Joined, Prepared, from_json, to_json
 from geventws.options import Options
 from geventws.permessage_deflate import Agreement, Deflate
 
@@ -169,3 +169,13 @@ def test_each_joined_message_is_compressed_as_the_threshold_of_its_connection_ha
     joined = Joined([Prepared(TALK), Prepared("short")])
     low, high = server(FORGETS, deflate_threshold=1), server(FORGETS, deflate_threshold=len(TALK) + 1)
     assert len(low.encode_message(joined)) < len(high.encode_message(joined)) == len(server().encode_message(joined))
+
+
+def test_json_that_is_nested_too_deeply_is_refused_both_ways() -> None:
+    nested: list[Any] = []
+    for _ in range(100_000):
+        nested = [nested]
+    with pytest.raises(ValueError, match="JSON is nested too deeply"):
+        to_json(nested)
+    with pytest.raises(ValueError, match="JSON is nested too deeply"):
+        from_json("[" * 100_000)

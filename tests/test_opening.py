@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from http import HTTPStatus
 from time import monotonic
 
+import gevent
 import pytest
 
 from geventws.connection import Close
 from geventws.deadlines import Deadline
-from geventws.errors import ConnectionClosed, WebSocketError
+from geventws.errors import ConnectionClosed, HandshakeError, WebSocketError
 from geventws.frames import TEXT
 from geventws.websocket import WebSocket
 
-from .pairs import LAST_WORDS, Opener, echo, masked, reset, settle, until, until_closed
+from .pairs import LAST_WORDS, Opener, echo, masked, reset, settle, until, until_closed, usable
 
 pytestmark = pytest.mark.usefixtures("errors")
 
@@ -147,4 +150,77 @@ def test_looking_at_it_is_no_use_of_it(opened: Opener) -> None:
     assert "not accepted" in repr(ws)
     ws.user = "any attribute"
     settle()
+    assert not peer.has_data()
+
+
+def test_accept_after_of_none_leaves_a_silent_view_alone(opened: Opener) -> None:
+    ws, peer = opened(accept=False, accept_after=None)
+    ws.accept_soon()
+    settle()
+    assert not peer.has_data()
+    assert not ws.accepted
+
+
+def test_accept_after_leaves_alone_whom_the_server_says_so(opened: Opener) -> None:
+    ws, peer = opened(accept=False, accept_after=0.01)
+    asked: list[bool] = []
+
+    def may_accept() -> bool:
+        asked.append(True)
+        return False
+
+    ws.accept_soon(may_accept)
+    until(lambda: asked, "the question")
+    settle()
+    assert asked == [True]
+    assert not peer.has_data()
+
+
+def test_origins_are_no_choice_of_the_view(opened: Opener) -> None:
+    ws, peer = opened(accept=False)
+    with pytest.raises(TypeError, match="origins are judged before the view runs"):
+        ws.accept(origins=["*"])
+    assert not peer.has_data()
+
+
+def test_every_use_raises_the_refusal_of_an_origin_until_a_route_allows_it(opened: Opener) -> None:
+    refusal = HandshakeError(HTTPStatus.FORBIDDEN, "a stranger")
+    ws, peer = opened(accept=False, refusal=refusal, accept_after=0.01)
+    ws.environ["HTTP_ORIGIN"] = "https://other.example"
+    ws.accept_soon()
+    for use in (ws.receive, partial(ws.send, "x"), ws.accept):
+        with pytest.raises(HandshakeError, match="403 Forbidden: a stranger"):
+            use()
+    with pytest.raises(HandshakeError, match=r"https://other\.example"):
+        ws.prepare(ws.options)
+    assert ws.refusal is refusal
+    gevent.sleep(0.03)  # until after accept_after
+    assert not peer.has_data()
+    ws.prepare(ws.options.replace(origins=["https://other.example"], max_message_size=10))
+    assert ws.refusal is None
+    ws.prepare(ws.options)
+    ws.send("welcome")
+    peer.open()
+    assert peer.receive() == "welcome"
+    assert ws.options.max_message_size == 10
+
+
+def test_options_of_a_route_come_too_late_behind_the_handshake(opened: Opener) -> None:
+    ws, _ = opened()
+    with pytest.raises(WebSocketError, match="already complete, without the options of the route"):
+        ws.prepare(ws.options)
+
+
+def test_an_answer_in_http_behind_the_handshake_changes_nothing(opened: Opener) -> None:
+    ws, peer = opened()
+    ws.answer("200 OK")
+    assert usable(ws, peer)
+
+
+def test_a_forked_child_lets_go_of_a_websocket_that_is_not_accepted(opened: Opener) -> None:
+    ws, peer = opened(accept=False, accept_after=0.01)
+    ws.accept_soon()
+    ws.abandon()
+    gevent.sleep(0.03)  # until after accept_after
+    assert not ws.accepted
     assert not peer.has_data()

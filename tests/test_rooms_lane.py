@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import gevent
@@ -13,7 +14,7 @@ from geventws.connection import Close
 from geventws.rooms.log import ENTRY_WEIGHT
 from geventws.websocket import WebSocket
 
-from .pairs import MEGABYTE, SMALL, Opener, Passes, Peer, RecordingSocket, hold_hub, received, until
+from .pairs import MEGABYTE, SMALL, Opener, Passes, Peer, RecordingSocket, hold_hub, received, settle, until
 
 pytestmark = pytest.mark.usefixtures("errors")
 
@@ -46,6 +47,17 @@ def test_messages_that_wait_for_a_member_leave_in_one_write(rooms: Rooms, opened
     assert received(peer, 20) == [str(number) for number in range(20)]
     assert len(sends) == 1
     assert ws.messages_sent - before == 20
+
+
+def test_the_log_shows_what_left_in_one_write(rooms: Rooms, opened: Opener, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "geventws")
+    ws, peer = opened()
+    rooms["lobby"].join(ws)
+    rooms["lobby"].broadcast("one")
+    rooms["lobby"].broadcast("two")
+    assert received(peer, 2) == ["one", "two"]
+    settle()
+    assert r"unix > binary b'\x81\x03one\x81\x03two'" in caplog.messages
 
 
 def test_one_pass_of_the_loop_serves_a_part_of_the_members(rooms: Rooms, opened: Opener) -> None:

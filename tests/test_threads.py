@@ -25,10 +25,11 @@ from gevent._hub_local import get_hub_if_exists
 from websockets.exceptions import ConnectionClosed
 
 from geventws import threads
+from geventws.connection import Close, Ping
 from geventws.websocket import WebSocket
 
 from .crowd import page
-from .pairs import Opener, hold_hub, until
+from .pairs import Opener, hold_hub, pong_frame, until
 from .raw import BINARY, CLOSE, PING, TEXT, Raw, request
 from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, serve, wait_for
 from .test_stopping import closing
@@ -283,6 +284,26 @@ def test_calling_thread_gets_no_hub(opened: Opener) -> None:
 
     assert of_thread(talk) == (["first", "second"], None)
     assert peer.receive() == "answer"
+
+
+def test_each_call_of_a_thread_is_done_on_the_hub(opened: Opener) -> None:
+    ws, peer = opened(accept=False)
+
+    def talk() -> tuple[bool, float]:
+        ws.accept(headers=[("X-By", "thread")])
+        posted, took = ws.post("posted"), ws.ping(5)
+        ws.close(4000, "enough")
+        return posted, took
+
+    done = outcome(talk)
+    assert "X-By: thread" in peer.open()
+    assert peer.receive() == "posted"
+    ping = peer.receive()
+    assert isinstance(ping, Ping)
+    peer.sock.sendall(pong_frame(ping.payload))
+    assert peer.receive() == Close(4000, "enough")
+    posted, took = until(done, "end of the thread")[0]
+    assert posted and 0 < took == ws.latency
 
 
 def test_error_shows_the_lines_of_both_threads(opened: Opener) -> None:

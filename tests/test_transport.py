@@ -19,10 +19,24 @@ import gevent.ssl
 import pytest
 from gevent import get_hub
 
+import geventws.transport
 from geventws.deadlines import Deadline
 from geventws.transport import CORK_SIZE, DISCARD_PAUSE, READ_SIZE, Transport
 
-from .pairs import KINDS, SMALL, Certificate, Passes, RecordingSocket, hold_hub, joined, living, reset, settle, until
+from .pairs import (
+    KINDS,
+    SMALL,
+    Certificate,
+    Passes,
+    RecordingSocket,
+    hold_hub,
+    joined,
+    living,
+    reset,
+    settle,
+    until,
+    with_room,
+)
 
 pytestmark = pytest.mark.usefixtures("errors")
 
@@ -258,17 +272,24 @@ class Greedy(RecordingSocket):
 
     def send(self, data: bytes) -> int:
         size = super().send(data[:10])
+        self.be_greedy()
+        return size
+
+    def sendmsg(self, buffers: tuple[bytes, bytes]) -> int:
+        return self.send(b"".join(buffers)[:10])
+
+    def be_greedy(self) -> None:
         self.limits = resource.getrlimit(resource.RLIMIT_AS)
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 20), self.limits[1]))
-        return size
 
     def relax(self) -> None:
         resource.setrlimit(resource.RLIMIT_AS, self.limits)
 
 
+@pytest.mark.parametrize("gathered", [b"", b"gathered before"])
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux: how much memory the process has")
-def test_no_memory_for_the_rest_of_what_was_sent_ends_the_connection(make: Maker) -> None:
+def test_no_memory_for_the_rest_of_what_was_sent_ends_the_connection(make: Maker, gathered: bytes) -> None:
     greedy: list[Greedy] = []
 
     def wrap(sock: Any) -> Greedy:
@@ -277,15 +298,17 @@ def test_no_memory_for_the_rest_of_what_was_sent_ends_the_connection(make: Maker
 
     owner, client = make(wrap=wrap)
     data = bytes(1 << 28)
+    if gathered:
+        owner.transport.write(gathered, more=True)
     try:
-        with pytest.raises(MemoryError):
+        with suppress(MemoryError):  # raised where nothing but data was to be sent
             owner.transport.write(data)
     finally:
         greedy[0].relax()
     assert owner.told == ["lost out of memory"]
     owner.transport.write(b"a frame behind half a frame")
     with suppress(ConnectionResetError):
-        assert client.recv(100) == bytes(10)
+        assert client.recv(100) == (gathered + bytes(10))[:10]
         assert client.recv(100) == b""
 
 
@@ -628,3 +651,95 @@ def test_closed_transports_leave_no_watcher_and_no_object(make: Maker) -> None:
     settle()
     assert living(Transport, Recorder) == []
     assert get_hub().loop.activecnt == before
+
+
+class Full(RecordingSocket):
+    """A socket whose kernel, once it is full, never takes more; meanwhile the peer takes some of what it holds."""
+
+    peer: Any = None  # while it takes some
+    is_full = False
+    _takes_at = 0.0  # by time.monotonic()
+
+    def send(self, data: bytes) -> int:
+        if not self.is_full:
+            with suppress(BlockingIOError):
+                return super().send(data)
+        self.is_full = True
+        if self.peer is not None and monotonic() >= self._takes_at:
+            self._takes_at = monotonic() + 0.01
+            with suppress(BlockingIOError):
+                self.peer._sock.recv(20_000)
+        raise BlockingIOError
+
+
+def test_a_peer_that_takes_what_the_kernel_holds_is_not_given_up_though_the_kernel_takes_no_more(make: Maker) -> None:
+    full: list[Full] = []
+
+    def wrap(sock: Any) -> Full:
+        full.append(Full([], with_room(sock)))
+        return full[0]
+
+    owner, client = make("tcp", buffer=SMALL, send_timeout=0.02, wrap=wrap)
+    while not owner.transport.blocked:
+        owner.transport.write(bytes(100_000))
+    full[0].peer = client
+    sent = owner.transport.bytes_sent
+    gevent.sleep(0.1)  # several timeouts
+    assert owner.lost == []
+    full[0].peer = None
+    until(lambda: owner.lost, "the end")
+    assert owner.lost == ["lost the peer took nothing for 0.02 s"]
+    assert owner.transport.bytes_sent == sent
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_finish_behind_the_peers_end_sends_what_waits_then_closes(make: Maker, kind: str) -> None:
+    owner, client = make(kind, buffer=SMALL)
+    client.shutdown(SHUT_WR)
+    until(lambda: "eof" in owner.told, "the peer's end")
+    owner.transport.write(bytes(300_000))
+    assert owner.transport.blocked
+    owner.transport.finish()
+    assert read(client, 300_000) == bytes(300_000)
+    assert client.recv(1) == b""
+    assert owner.lost == ["lost"]
+
+
+def test_an_end_that_was_read_is_told_once_where_the_owner_closes_first(make: Maker) -> None:
+    owner, client = make("tcp")
+    reset(client)
+    behind_sockets = get_hub().loop.timer(0.0, priority=-2)
+    behind_sockets.start(owner.transport.close)
+    until(lambda: owner.lost, "the end")
+    settle()
+    behind_sockets.close()
+    assert owner.lost == ["lost"]
+
+
+@pytest.mark.parametrize("first", ["abandon", "close"])
+def test_an_abandoned_pipe_tells_nobody(make: Maker, first: str) -> None:
+    owner, _ = make()
+    getattr(owner.transport, first)()
+    told = list(owner.told)
+    owner.transport.abandon()
+    settle()
+    assert owner.told == told == ([] if first == "abandon" else ["lost"])
+    assert owner.transport.closed
+
+
+def test_a_system_that_limits_nothing_unsent_serves_all_the_same(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(geventws.transport, "_NOT_SENT", None)
+    owner, client = make("tcp")
+    owner.transport.write(b"there")
+    client.sendall(b"back")
+    assert read(client, 5) == b"there"
+    until(lambda: owner.received == b"back", "the answer")
+
+
+def test_where_the_system_does_not_tell_what_the_peer_has_it_has_all(
+    make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(geventws.transport, "fcntl", None)
+    owner, _ = make("tcp", buffer=SMALL)
+    owner.transport.write(bytes(300_000))
+    assert 0 < owner.transport.acknowledged() == owner.transport.bytes_sent < 300_000

@@ -8,12 +8,14 @@ import json
 import logging
 import os
 import random
+import resource
 import socket
 import tracemalloc
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -1220,3 +1222,39 @@ def test_nothing_but_pongs_leaves_without_the_view(opened: Opener) -> None:
     peer.sock.sendall(masked(TEXT, b"x") + masked(PONG))
     settle()
     assert not peer.has_data()
+
+
+def test_receive_is_no_second_one_where_another_came_first_meanwhile(opened: Opener) -> None:
+    ws, peer = opened()
+    others: list[Any] = []
+
+    def wait_first() -> None:
+        ws.before_wait = None
+        others.append(opened.spawn(ws.receive))
+        settle()
+
+    ws.before_wait = wait_first
+    with pytest.raises(RuntimeError, match="another greenlet is waiting"):
+        ws.receive()
+    peer.send("for the other")
+    others[0].join()
+    assert others[0].value == "for the other"
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux: how much memory the process has")
+def test_no_memory_for_a_message_ends_its_connection_alone(opened: Opener) -> None:
+    (ws, peer), (other, its) = opened(max_message_size=64 * MEGABYTE), opened()
+    frame = peer.frame(bytes(48 * MEGABYTE))
+    sending = opened.spawn(peer.sock.sendall, frame[:-1])
+    until(lambda: ws.bytes_received == len(frame) - 1, "all but the last byte")
+    sending.join()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 16 * MEGABYTE, limits[1]))
+    try:
+        peer.sock.sendall(frame[-1:])
+        assert ws.receive() is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert (ws.close_code, ws.close_reason) == (1006, "out of memory")
+    assert usable(other, its)
