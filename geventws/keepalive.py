@@ -59,17 +59,16 @@ class Keepalive:
         self.latency: float | None = None  # seconds, of the last ping that was answered
         self._connection = connection
         self._transport = transport
-        self._interval = interval
+        self._interval = math.inf if interval is None else interval
         self._timeout = timeout
         self._sent: tuple[SentPing, ...] = ()  # those not answered yet
         self._own = b""  # payload of the last ping that no view asked for
         self._pinged_at = self._dead_at = math.inf
         self._ping_end = 0  # bytes sent once that ping was
         self._taken: int | None = None  # bytes that the peer took, while others are before the ping
-        self._ping_at = math.inf if interval is None else monotonic() + interval
-        self._deadline: Deadline | None = None
+        self._ping_at = monotonic() + self._interval
+        self._deadline = Deadline(self._on_deadline)
         if interval is not None:
-            self._deadline = Deadline(self._on_deadline)
             self._set_deadline()
 
     def send_ping(self) -> SentPing:
@@ -92,8 +91,7 @@ class Keepalive:
 
     def cancel(self) -> None:
         """Send no more pings."""
-        if self._deadline is not None:
-            self._deadline.cancel()
+        self._deadline.cancel()
 
     def _on_deadline(self) -> None:
         transport, now = self._transport, monotonic()
@@ -110,7 +108,7 @@ class Keepalive:
                     transport.abort(f"no sign of life within {self._timeout:g} s of a ping")
                     return
                 self._dead_at = now + (self._timeout or 0)
-        if now >= self._ping_at and self._interval is not None:
+        if now >= self._ping_at:
             self._ping_at = now + self._interval
             # Behind unsent data a ping proves nothing.
             if self._connection.state is OPEN and not transport.blocked:
@@ -129,10 +127,9 @@ class Keepalive:
         self._set_deadline()
 
     def _set_deadline(self) -> None:
-        if self._deadline is not None and self._interval is not None:
-            # Pings of many connections leave together, and their pongs come so: a third less work for each.
-            grid = self._interval / MOMENTS
-            self._deadline.set(math.ceil(min(self._ping_at, self._dead_at) / grid) * grid)
+        # Pings of many connections leave together, and their pongs come so: a third less work for each.
+        grid = self._interval / MOMENTS
+        self._deadline.set(math.ceil(min(self._ping_at, self._dead_at) / grid) * grid)
 
     def _is_taking(self) -> bool:
         """Whether the peer took some of what stood before the ping, since the last call or since the ping."""
