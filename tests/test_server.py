@@ -2,9 +2,185 @@
 
 from __future__ import annotations
 
-import pytest
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from geventws import WebSocketHandler, WebSocketServer
+import gevent
+import gevent.socket
+import pytest
+from gevent import pywsgi
+
+from geventws import WebSocket, WebSocketHandler, WebSocketServer
+from geventws.errors import WebSocketError
+
+from .pairs import WITHIN, Peer, close_frame, settle, until
+from .servers import upgrade_request
+
+Start = Callable[..., Any]
+
+
+def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    """Echo, and answer plain requests with what came."""
+    ws: WebSocket | None = environ.get("wsgi.websocket")
+    if ws is None:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        body = environ["wsgi.input"].read()
+        return [f"{environ['PATH_INFO']} {environ['HTTP_HOST']} {body.decode()}".encode()]
+    if environ["PATH_INFO"] == "/raw":
+        environ["wsgi.input"].raw._sock.send(b"by hand")
+        return []
+    for message in ws:
+        ws.send(message)
+    return []
+
+
+@pytest.fixture
+def start(errors: Any) -> Iterator[Start]:
+    """Starts a server, of ours unless another class is given, and returns it."""
+    started: list[Any] = []
+
+    def start(application: Any = app, server_class: Any = WebSocketServer, **arguments: Any) -> Any:
+        server = server_class(("127.0.0.1", 0), application, **{"log": None, **arguments})
+        server.start()
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.stop(0)
+
+
+def connected(server: Any) -> Any:
+    """Return a socket that is connected to the server."""
+    sock = gevent.socket.create_connection(("127.0.0.1", server.server_port))
+    sock.settimeout(WITHIN)
+    return sock
+
+
+def exchange(server: Any, request: bytes) -> bytes:
+    """Send bytes as they are; return all that comes."""
+    sock = connected(server)
+    sock.sendall(request)
+    answer = b"".join(iter(lambda: sock.recv(65536), b""))
+    sock.close()
+    return answer
+
+
+def get(path: str, *lines: str) -> bytes:
+    """Return a request, on a connection that ends behind it."""
+    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: localhost", "Connection: close", *lines, "", ""]).encode()
+
+
+def opened_on(server: Any, path: str = "/") -> Peer:
+    """Return the peer of a WebSocket of the server."""
+    peer = Peer(connected(server))
+    peer.sock.sendall(upgrade_request(path))
+    assert peer.open().startswith("HTTP/1.1 101 ")
+    return peer
+
+
+# What it serves
+
+
+@pytest.mark.parametrize("kind", ["ours", "pywsgi's"])
+def test_websockets_and_pages_are_served_on_one_port(start: Start, kind: str) -> None:
+    arguments = {} if kind == "ours" else {"server_class": pywsgi.WSGIServer, "handler_class": WebSocketHandler}
+    server = start(**arguments)
+    peer = opened_on(server)
+    peer.send("hello")
+    assert peer.receive() == "hello"
+    assert exchange(server, get("/page")).endswith(b"/page localhost ")
+    peer.sock.close()
+
+
+def test_frames_behind_the_request_are_the_first(start: Start) -> None:
+    peer = Peer(connected(start()))
+    peer.sock.sendall(upgrade_request("/") + peer.frame("early"))
+    peer.open()
+    assert peer.receive() == "early"
+    peer.sock.close()
+
+
+def test_the_target_of_an_absolute_request_names_the_host(start: Start) -> None:
+    server = start()
+    for target, path in (("http://other.example/path", "/path"), ("HTTP://other.example", "/")):
+        assert exchange(server, get(target)).endswith(f"{path} other.example ".encode())
+
+
+def test_an_empty_line_before_a_request_is_ignored(start: Start) -> None:
+    assert exchange(start(), b"\r\n" + get("/")).endswith(b"/ localhost ")
+
+
+def test_an_app_may_use_the_raw_socket_and_nothing_of_http_is_added(start: Start) -> None:
+    assert exchange(start(), upgrade_request("/raw")) == b"by hand"
+
+
+def test_the_access_line_comes_at_the_end_with_bytes_and_duration(start: Start) -> None:
+    lines: list[str] = []
+
+    class Log:
+        def write(self, line: str) -> None:
+            lines.append(line)
+
+    server = start(log=Log())
+    peer = opened_on(server, '/a"b')
+    peer.sock.sendall(close_frame())
+    peer.read_all()
+    peer.sock.close()
+    until(lambda: lines, "the access line")
+    assert r'"GET /a\"b HTTP/1.1" 101 ' in lines[0]
+    address = lines[0].split()[0]
+    assert address == "127.0.0.1"
+
+
+# What it refuses
+
+HEAD = "GET / HTTP/1.1\r\nHost: localhost\r\n"
+REFUSED = {
+    "a long request line": (f"GET /{'a' * 100} HTTP/1.1\r\n\r\n", 414, "limit_request_line"),
+    "a long header line": (f"{HEAD}X: {'a' * 100}\r\n\r\n", 431, "limit_request_field_size"),
+    "many header lines": (HEAD + "X: a\r\n" * 10 + "\r\n", 431, "limit_request_fields"),
+    "no request line": ("hello\r\n\r\n", 400, "malformed request"),
+    "a bare line feed": ("GET / HTTP/1.1\nHost: localhost\n\n", 400, "malformed request"),
+    "a header without a colon": (f"{HEAD}nonsense\r\n\r\n", 400, "malformed request"),
+    "two lengths": (f"{HEAD}Content-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "malformed request"),
+    "a length and a coding": (
+        f"{HEAD}Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "malformed request",
+    ),
+    "no host": ("GET / HTTP/1.1\r\n\r\n", 400, "malformed request"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_request_that_breaks_a_rule_gets_its_answer_and_the_next_one_is_served(start: Start, what: str) -> None:
+    request, status, text = REFUSED[what]
+    limits = {"limit_request_line": 80, "limit_request_field_size": 80, "limit_request_fields": 5}
+    server = start(options=limits, error_log=None)
+    answer = exchange(server, request.encode())
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert text.encode() in answer
+    assert exchange(server, get("/")).endswith(b"/ localhost ")
+
+
+def test_header_lines_that_are_too_long_together_are_refused(start: Start) -> None:
+    lines = "X: {}\r\n".format("a" * 8000) * 20
+    assert exchange(start(error_log=None), f"{HEAD}{lines}\r\n".encode()).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_client_that_leaves_inside_its_request_head_is_no_error(start: Start) -> None:
+    server = start()
+    sock = connected(server)
+    sock.sendall(HEAD.encode())
+    sock.shutdown(socket.SHUT_WR)
+    assert sock.recv(100) == b""
+    sock.close()
+
+
+def test_a_body_whose_end_nobody_knows_ends_the_connection(start: Start) -> None:
+    request = f"{HEAD}Transfer-Encoding: chunked\r\n\r\nnonsense\r\n\r\n".replace("GET", "POST")
+    answer = exchange(start(error_log=None), (request + HEAD + "\r\n").encode())
+    assert answer.count(b"HTTP/1.1 ") == 1
 
 
 def test_an_unknown_argument_of_the_server_is_not_taken_for_one_of_tls() -> None:
@@ -16,3 +192,44 @@ def test_an_unknown_argument_of_the_server_is_not_taken_for_one_of_tls() -> None
 def test_a_handler_whose_check_would_never_run_is_refused(hook: str) -> None:
     with pytest.raises(TypeError, match=f"never calls Guarded.{hook}: refuse in the app"):
         type("Guarded", (WebSocketHandler,), {hook: lambda self: None})
+
+
+# How it stops
+
+
+def test_stop_ends_idle_connections_and_websockets_and_returns_soon(start: Start) -> None:
+    server = start()
+    idle, peer = connected(server), opened_on(server)
+    idle.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert idle.recv(65536)
+    settle()
+    stopping = gevent.spawn(server.stop)
+    close: Any = peer.receive()
+    assert close.code == 1012
+    peer.sock.sendall(close_frame(1012))
+    peer.read_all()
+    peer.sock.close()
+    assert b"".join(iter(lambda: idle.recv(65536), b"")).count(b"HTTP/1.1") == 0
+    idle.close()
+    stopping.get(timeout=WITHIN)
+    with pytest.raises(OSError, match="refused"):
+        connected(server)
+
+
+def test_an_app_that_holds_its_input_cannot_use_the_socket_behind_the_handshake(start: Start) -> None:
+    told: list[str] = []
+
+    def holding(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        held, ws = environ["wsgi.input"], environ["wsgi.websocket"]
+        ws.accept()
+        try:
+            held.raw.recv(1)
+        except WebSocketError as exc:
+            told.append(str(exc))
+        return []
+
+    peer = opened_on(start(holding))
+    peer.sock.sendall(close_frame())
+    peer.read_all()
+    peer.sock.close()
+    assert "takes the raw socket does so within accept_after seconds" in told[0]
