@@ -395,15 +395,13 @@ class Transport:
 
     def finish(self) -> None:
         """Send what waits, tell the peer that no more comes, throw away what it still sends, close at its EOF."""
+        if self._outbox and not self.blocked:
+            self._flush()
         if self._finishing or self.closed:
             return
         if self.broken:
             self.close()
             return
-        if self._outbox and not self.blocked:
-            self._flush()
-            if self.closed:
-                return
         self._finishing = True
         self._paused = self.congested = False
         if not self._outbox:
