@@ -125,11 +125,6 @@ class Joined(Prepared):
         """Their frames, as they are."""
         return self.frame(None)
 
-    @property
-    def size(self) -> int:
-        """Bytes of their payloads, as they are."""
-        return sum(part.size for part in self._parts)
-
     def frame(self, deflate: Deflate | None) -> bytes:
         """Return all frames for a server's connection that compresses so, which will send them next."""
         kind = (deflate.settings, deflate.threshold) if deflate is not None else None
