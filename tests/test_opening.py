@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from time import monotonic
+from types import SimpleNamespace
 
 import gevent
 import pytest
@@ -15,6 +16,7 @@ from geventws.connection import Close
 from geventws.deadlines import Deadline
 from geventws.errors import ConnectionClosed, HandshakeError, WebSocketError
 from geventws.frames import TEXT
+from geventws.opening import warn_of_subprotocols
 from geventws.websocket import WebSocket
 
 from .pairs import LAST_WORDS, Opener, echo, masked, reset, settle, until, until_closed, usable
@@ -224,3 +226,15 @@ def test_a_forked_child_lets_go_of_a_websocket_that_is_not_accepted(opened: Open
     gevent.sleep(0.03)  # until after accept_after
     assert not ws.accepted
     assert not peer.has_data()
+
+
+def test_subprotocols_of_which_none_is_chosen_are_told_once_for_each_route(caplog: pytest.LogCaptureFixture) -> None:
+    rule = SimpleNamespace(url_rule="/chat/<room>")
+    for path in ("/chat/a", "/chat/b"):
+        warn_of_subprotocols({"werkzeug.request": rule}, "peer", path, ["one", "two"])
+    warn_of_subprotocols({}, "peer", "/without a framework", ["one"])
+    settle()
+    assert [line.partition(" for which ")[0] for line in caplog.messages] == [
+        "peer /chat/<room> offers the subprotocols one, two and none is chosen,",
+        "peer /without a framework offers the subprotocols one and none is chosen,",
+    ]

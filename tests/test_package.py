@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pydoc
 import re
 import subprocess
@@ -15,8 +16,9 @@ from .servers import DEADLINE
 
 
 def fresh(program: str) -> str:
-    """Return what a new process prints, in which nothing was imported before."""
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE)
+    """Return what a new process prints, in which nothing was imported before: not even what measures coverage."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    run = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=DEADLINE)
     assert run.returncode == 0, run.stderr
     return run.stdout.strip()
 

@@ -21,9 +21,11 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent import get_hub
 from gevent._hub_local import get_hub_if_exists
 from websockets.exceptions import ConnectionClosed
 
+import geventws
 from geventws import threads
 from geventws.connection import Close, Ping
 from geventws.websocket import WebSocket
@@ -367,6 +369,24 @@ def test_hub_that_ends_is_an_error_for_all_who_call_and_wait(end: str) -> None:
     assert [line.partition(" the hub of this WebSocket ")[0] for line in lines] == ["waiting", *calls]
     assert all(re.search("has ended|is destroyed", line) for line in lines)
     assert program.stderr == ""
+
+
+def test_websocket_that_ended_before_its_hub_has_ended_as_any(looks: None) -> None:
+    made: list[WebSocket] = []
+
+    def other_thread() -> None:
+        ws, peer = Opener(("", "", None))()
+        peer.sock.close()
+        until(lambda: ws.has_ended, "end of the WebSocket")
+        made.append(ws)
+        get_hub().destroy(destroy_loop=True)
+
+    thread = threading.Thread(target=other_thread)
+    thread.start()
+    thread.join(DEADLINE)
+    assert made[0].post("nobody is there") is False
+    with pytest.raises(geventws.ConnectionClosed, match="1006"):
+        made[0].receive()
 
 
 def test_hub_that_stands_still_is_an_error_and_nothing_is_sent_late(opened: Opener, looks: None) -> None:
