@@ -228,10 +228,9 @@ class Session:
 
     def _read_left(self) -> None:
         self._resuming = False
+        self.data_received(b"")
         if not self._is_full():
-            self.data_received(b"")
-            if not self._is_full():
-                self.go_on_reading()
+            self.go_on_reading()
 
     def eof_received(self) -> None:
         """The peer ended the byte stream; that is fine only behind a Close."""
