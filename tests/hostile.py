@@ -6,7 +6,6 @@ python -m tests.hostile PORT ATTACK prints "ready" when the peers are in place, 
 from __future__ import annotations
 
 import json
-import os
 import selectors
 import socket
 import struct
@@ -182,7 +181,6 @@ CROWDS = {
 }
 
 if __name__ == "__main__":
-    os.nice(10)  # the flood has what the server and its probe leave of the CPU
     port, name = int(sys.argv[1]), sys.argv[2]
     told = FLOODS[name].run(port) if name in FLOODS else CROWDS[name].run(port)
     print(json.dumps(told))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import struct
 import subprocess
 import sys
@@ -20,16 +19,16 @@ from .bombs import compressed, message
 from .crowd import allow_descriptors, page
 from .hostile import CONTINUATION, CROWDS, FLOODS, UNHEARD
 from .raw import BINARY, CLOSE, PING, PONG, TEXT, Raw, close_frame, frame, request
-from .servers import FRONT_ENDS, ROOT, Server, serve
+from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, serve
 
 pytestmark = pytest.mark.slow  # it starts servers or installs packages
 
 APP = "tests.apps_hostile:app"
 KIB, MIB = 1 << 10, 1 << 20
 
-LONGEST_TRIP = 0.05  # seconds that another client waits for its echo while a flood goes on
+LONGEST_TRIP = 0.05  # seconds of processor time that the worker takes for others until it answers one more client
 LONGEST_TRIP_IN_A_CROWD = 0.5  # the same while 10,000 handshakes come at once, of which each runs a view
-TRIES = 3  # a machine that is held up from outside holds up one run, a server that is slow each
+TRIES = 3  # what shares the core makes one run dear, a server that is slow each
 PROBE_PAUSE = 0.003  # seconds between an echo and the next message
 
 # A peer that is not read, because the view does not, is missed at the second ping.
@@ -95,26 +94,23 @@ def stats(server: Server) -> dict[str, int]:
 
 
 @contextmanager
-def unharmed(server: Server, *, peak: int = 8 * MIB, kept: int = 8 * MIB, within: float = 10.0) -> Iterator[None]:
+def unharmed(server: Server, *, peak: int = 8 * MIB, kept: int = 8 * MIB) -> Iterator[None]:
     """Check what the block costs, and that it leaves the worker as it was.
 
-    peak is bytes of memory in the block, kept those that may stay allocated behind it, within is seconds.
+    peak is bytes of memory in the block, kept those that may stay allocated behind it.
     """
     # All objects that the collector knows; the timers of connections that ended stay for some seconds.
     slack = {"memory": kept, "objects": 4000, "descriptors": 0, "greenlets": 0, "websockets": 0}
-    before, logged, begun = stats(server), len(server.log), time.monotonic()
+    before, logged = stats(server), len(server.log)
     yield
-    ended = time.monotonic()
-    assert ended - begun < within
     with Raw(server, request("/echo") + frame(TEXT, b"well?")) as raw:
         raw.head()
         assert next_frame(raw) == (TEXT, b"well?")
-    assert time.monotonic() - ended < 2, "the next client was not served at once"
     now = stats(server)
     assert now["process"] == before["process"], "the worker is another"
-    print(f"{(now['peak'] - before['memory']) / MIB:.1f} MiB more at most, {ended - begun:.1f} s")
+    print(f"{(now['peak'] - before['memory']) / MIB:.1f} MiB more at most")
     assert now["peak"] - before["memory"] < peak
-    end = time.monotonic() + 10
+    end = time.monotonic() + DEADLINE
     while excess := {name: more for name, bound in slack.items() if (more := now[name] - before[name]) > bound}:
         assert time.monotonic() < end, f"the process still holds {excess} more than before"
         time.sleep(0.1)
@@ -240,7 +236,7 @@ def test_a_message_without_end_is_refused_at_the_limit(server: Server, name: str
 class Attack(NamedTuple):
     """What an attack did to another client, and to the worker."""
 
-    worst: float  # seconds of its longest round trip, less what other processes took of the CPU meanwhile
+    worst: float  # seconds of processor time that the worker took until it answered, at most
     worst_beside_collector: float  # the same, less what Python's garbage collector took
     cpu: float  # seconds that the worker used
     told: dict[str, int]  # by the peers
@@ -254,7 +250,7 @@ def scheduled(process: int) -> tuple[float, float]:
 
 def attack(server: Server, name: str) -> Attack:
     """Let the peers loose, and have one client more ask for an answer every few milliseconds meanwhile."""
-    worker, own = stats(server)["process"], os.getpid()
+    worker = stats(server)["process"]
     command = [sys.executable, "-m", "tests.hostile", str(server.port), name]
     worst = worst_beside_collector = 0.0
     with Raw(server, request("/probe")) as raw, subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as load:
@@ -262,15 +258,13 @@ def attack(server: Server, name: str) -> Attack:
         assert load.stdout is not None
         assert load.stdout.readline() == b"ready\n"
         raw.send(frame(TEXT))
-        collected = float(next_frame(raw)[1])
+        _, collected = map(float, next_frame(raw)[1].split())
         ran_before, _ = scheduled(worker)
         while load.poll() is None:
-            waited = scheduled(worker)[1] + scheduled(own)[1]
-            begun = time.monotonic()
             raw.send(frame(TEXT, b"well?"))
-            total = float(next_frame(raw)[1])
-            trip = time.monotonic() - begun
-            trip -= scheduled(worker)[1] + scheduled(own)[1] - waited
+            begun, _ = scheduled(worker)  # behind the send: whatever holds up this process between makes a trip shorter
+            ended, total = map(float, next_frame(raw)[1].split())
+            trip = ended - begun
             worst = max(worst, trip)
             worst_beside_collector = max(worst_beside_collector, trip - (total - collected))
             collected = total
@@ -300,13 +294,13 @@ def attacks(server: Server, name: str) -> Iterator[Attack]:
 
 @pytest.mark.parametrize("flood", [name for name in FLOODS if name not in UNHEARD])
 def test_a_flood_lets_no_other_client_wait(server: Server, flood: str) -> None:
-    with unharmed(server, peak=PEAKS.get(flood, 8 * MIB), within=60):
+    with unharmed(server, peak=PEAKS.get(flood, 8 * MIB)):
         assert any(result.worst < LONGEST_TRIP for result in attacks(server, flood))
 
 
 @pytest.mark.parametrize("flood", UNHEARD)
 def test_a_peer_that_is_no_longer_heard_costs_little(server: Server, flood: str) -> None:
-    with unharmed(server, within=60):
+    with unharmed(server):
         assert any(
             result.worst < LONGEST_TRIP
             and result.cpu < 0.3
@@ -319,7 +313,7 @@ def test_a_peer_that_is_no_longer_heard_costs_little(server: Server, flood: str)
 def test_10_000_connections_opened_and_dropped_at_once_let_no_other_wait_long(server: Server, crowd: str) -> None:
     """Without the pauses of Python's collector, which grow with all that is alive: here a million objects."""
     # What malloc cannot give back of 10,000 WebSockets, in pieces, is up to half of it.
-    with unharmed(server, peak=512 * MIB, kept=128 * MIB, within=180):
+    with unharmed(server, peak=512 * MIB, kept=128 * MIB):
         assert any(result.worst_beside_collector < LONGEST_TRIP_IN_A_CROWD for result in attacks(server, crowd))
 
 
@@ -358,12 +352,13 @@ def work(server: Server, path: str, sent: bytes, connections: int = 8) -> float:
         before, _ = scheduled(worker)
         for raw in raws:
             raw.send(sent)
-        used, end, is_busy = before, time.monotonic() + 30, True
+        seen, end, is_busy = before, time.monotonic() + DEADLINE, True
         while is_busy:
             assert time.monotonic() < end, "the worker is still busy with it"
             time.sleep(0.1)
-            so_far, _ = scheduled(worker)
-            used, is_busy = so_far, so_far - used > 0.02  # the views look up now and then
+            used, waited = scheduled(worker)
+            # The views look up now and then. A worker that waits for the CPU has work.
+            seen, is_busy = used + waited, used + waited - seen > 0.02
     return (used - before) / (connections * len(sent))
 
 
@@ -389,11 +384,12 @@ def test_a_byte_of_input_takes_a_bounded_time(server: Server, name: str) -> None
 )
 def test_a_reader_that_stops_is_given_up_after_send_timeout(impatient: Server, path: str, seen: str) -> None:
     path, number = unique(path)
-    with unharmed(impatient, peak=48 * MIB), Raw(impatient, request(path)) as raw:
-        raw.head()
+    with unharmed(impatient, peak=48 * MIB):
         begun = time.monotonic()
-        impatient.wait_for_log(rf"^view {number} {seen} 1006 'the peer took nothing for 0\.5 s'$")
-        assert time.monotonic() - begun > 0.4
+        with Raw(impatient, request(path)) as raw:
+            raw.head()
+            impatient.wait_for_log(rf"^view {number} {seen} 1006 'the peer took nothing for 0\.5 s'$")
+            assert time.monotonic() - begun > 0.4
 
 
 SILENT = {
@@ -419,28 +415,30 @@ def test_peers_that_vanish_without_a_word_are_given_up(impatient: Server, path: 
 
 @pytest.mark.parametrize("noise", [b"", frame(PING), frame(TEXT, b"more")], ids=["silent", "pings", "messages"])
 def test_a_peer_that_never_answers_a_close_is_given_up_after_close_timeout(impatient: Server, noise: bytes) -> None:
-    with unharmed(impatient), Raw(impatient, request("/closes")) as raw:
-        raw.head()
+    with unharmed(impatient):
         begun = time.monotonic()
-        assert raw.closes() == (4000, "by the view")
-        with pytest.raises(ConnectionError):
-            while time.monotonic() - begun < 10:
-                raw.send(noise)
-                raw.sock.settimeout(0.02)
-                with suppress(TimeoutError):
-                    raw.rest()
-        assert 0.4 < time.monotonic() - begun < 5
+        with Raw(impatient, request("/closes")) as raw:
+            raw.head()
+            assert raw.closes() == (4000, "by the view")
+            with pytest.raises(ConnectionError):
+                while time.monotonic() - begun < DEADLINE:
+                    raw.send(noise)
+                    raw.sock.settimeout(0.02)
+                    with suppress(TimeoutError):
+                        raw.rest()
+            assert time.monotonic() - begun > 0.4
 
 
 @pytest.mark.parametrize("end", [frame(3), close_frame(1000)], ids=["a broken rule", "a Close"])
 def test_a_peer_that_goes_on_sending_is_cut_off_after_close_timeout(impatient: Server, end: bytes) -> None:
-    with unharmed(impatient), Raw(impatient, request("/echo") + end) as raw:
-        raw.head()
+    with unharmed(impatient):
         begun = time.monotonic()
-        with pytest.raises(ConnectionError):
-            while time.monotonic() - begun < 10:
-                raw.send(bytes(MIB))
-        assert 0.4 < time.monotonic() - begun < 5
+        with Raw(impatient, request("/echo") + end) as raw:
+            raw.head()
+            with pytest.raises(ConnectionError):
+                while time.monotonic() - begun < DEADLINE:
+                    raw.send(bytes(MIB))
+            assert time.monotonic() - begun > 0.4
 
 
 def test_data_behind_a_close_is_thrown_away(server: Server) -> None:
@@ -468,7 +466,7 @@ SESSION = b"".join(
 @pytest.mark.parametrize("settled", [True, False], ids=["read by then", "perhaps not read"])
 @pytest.mark.parametrize("end", [Raw.reset, Raw.close])
 def test_a_session_may_end_at_any_byte(server: Server, end: Callable[[Raw], None], settled: bool) -> None:
-    with unharmed(server, within=60), Raw(server, request("/probe")) as other:
+    with unharmed(server), Raw(server, request("/probe")) as other:
         other.head()
         for size in range(len(SESSION) + 1):
             with Raw(server, SESSION[:size]) as raw:
