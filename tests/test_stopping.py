@@ -37,7 +37,8 @@ SIGNALS = [
 ]
 # The worker means to be gone 2 seconds before gunicorn kills it; the server gives twice close_timeout.
 SHORT = {"worker": ["--graceful-timeout", "4"], "server": ["--close-timeout", "1"]}
-SHORT_LIMIT = 4.0  # seconds
+# Far longer than DEADLINE: who leaves before that did not wait for it.
+LONG = {"worker": ["--graceful-timeout", "300"], "server": ["--close-timeout", "150"]}
 
 
 def closing(ws: ClientConnection) -> tuple[int, str] | None:
@@ -86,17 +87,14 @@ def kept_alive(server: Server) -> http.client.HTTPConnection:
 
 @pytest.mark.parametrize(("front_end", "number"), SIGNALS)
 def test_live_connections_get_1012_and_the_server_leaves(tmp_path: Path, front_end: str, number: int) -> None:
-    with serve(APP, tmp_path, front_end=front_end) as server, ExitStack() as stack:
+    with serve(APP, tmp_path, front_end=front_end, arguments=LONG[front_end]) as server, ExitStack() as stack:
         clients = [stack.enter_context(server.connect(path)) for path in ("/echo", "/environ", "/echo")]
         for ws in clients:
             ws.send("are you there")
             assert ws.recv(DEADLINE) == "are you there"
-        begun = time.monotonic()
         server.process.send_signal(number)
         assert [closing(ws) for ws in clients] == [(1012, "server restarting")] * 3
-        assert time.monotonic() - begun < 2
         assert exit_status(server) == 0
-        assert time.monotonic() - begun < 5  # of graceful_timeout's 30, or the server's 10
         with pytest.raises(ConnectionRefusedError):
             server.socket()
         assert_left_by_themselves(server)
@@ -138,12 +136,10 @@ def test_silent_peers_and_sleeping_views_do_not_hold_it_up(tmp_path: Path, front
             crowd.join("/echo", 3, answers_close=False)
             crowd.join("/sleep", 2, answers_close=False)
             crowd.join("/sleep", 2)
-            begun = time.monotonic()
             server.process.send_signal(number)
-            crowd.wait(lambda: all(member.ended_at for member in crowd.members), "end of all", SHORT_LIMIT)
+            crowd.wait(lambda: all(member.ended_at for member in crowd.members), "end of all")
             assert [member.close_code for member in crowd.members] == [1012] * 7
             assert exit_status(server) == 0
-            assert time.monotonic() - begun < SHORT_LIMIT
             assert_ends(unused)
             assert_ends(stalled)
         assert_left_by_themselves(server)
@@ -158,10 +154,8 @@ def assert_ends(sock: socket.socket) -> None:
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_server_leaves_as_soon_as_the_last_peer_has_answered(tmp_path: Path, front_end: str) -> None:
-    with (
-        serve(APP, tmp_path, front_end=front_end, env={"GEVENTWS_CLOSE_TIMEOUT": "25"}) as server,
-        Crowd(server) as crowd,
-    ):
+    arguments, env = LONG[front_end], {"GEVENTWS_CLOSE_TIMEOUT": "150"}
+    with serve(APP, tmp_path, front_end=front_end, arguments=arguments, env=env) as server, Crowd(server) as crowd:
         first, last = crowd.join("/echo", 2, answers_close=False)
         server.process.send_signal(signal.SIGTERM)
         crowd.wait(lambda: all(member.closed_at for member in crowd.members), "Close to each")
@@ -170,10 +164,8 @@ def test_server_leaves_as_soon_as_the_last_peer_has_answered(tmp_path: Path, fro
         assert server.process.poll() is None
         assert not last.ended_at
         last.send(frame(CLOSE, b"\x03\xf4"))
-        answered = time.monotonic()
         crowd.wait(lambda: last.ended_at > 0, "end of the last")
         assert exit_status(server) == 0
-        assert time.monotonic() - answered < 4
         assert_left_by_themselves(server)
 
 
@@ -344,9 +336,7 @@ def test_idle_or_hanging_http_does_not_get_it_killed(tmp_path: Path, front_end: 
         if page == "/hang":
             connection.request("GET", page)
             server.wait_for_log("hanging page begins")
-        begun = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - begun < SHORT_LIMIT + 0.5
         connection.close()
         assert_left_by_themselves(server)
 
@@ -359,13 +349,12 @@ def test_closes_are_spread_over_time(tmp_path: Path) -> None:
     count = 2500
     with serve(APP, tmp_path, front_end="worker") as server, Crowd(server) as crowd:
         crowd.join("/echo", count)
+        begun = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
-        crowd.wait(lambda: all(member.ended_at for member in crowd.members), "end of all", 25)
+        crowd.wait(lambda: all(member.ended_at for member in crowd.members), "end of all")
         assert {member.close_code for member in crowd.members} == {1012}
-        times = sorted(member.closed_at for member in crowd.members)
-        in_one_second = max(sum(1 for t in times[i:] if t < times[i] + 1) for i in range(0, count, 50))
-        assert in_one_second < 1400
-        assert 1.5 < times[-1] - times[0] < 12
+        for seconds in (0.5, 1, 1.5, 2):  # a machine that is held up lets a Close come later, never sooner
+            assert sum(member.closed_at < begun + seconds for member in crowd.members) <= 1000 * seconds + 100
         assert exit_status(server) == 0
         assert_left_by_themselves(server)
 
@@ -373,16 +362,14 @@ def test_closes_are_spread_over_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_more_closes_a_second_where_the_time_is_short(tmp_path: Path, front_end: str) -> None:
     allow_descriptors(10000)
-    count = 4000
+    count = 2500  # a thousand a second would be too few
     with serve(APP, tmp_path, front_end=front_end, arguments=SHORT[front_end]) as server:
         with Crowd(server) as crowd:
             crowd.join("/echo", count)
-            begun = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
-            crowd.wait(lambda: all(member.ended_at for member in crowd.members), "end of all", SHORT_LIMIT)
+            crowd.wait(lambda: all(member.ended_at for member in crowd.members), "end of all")
             assert Counter(member.close_code for member in crowd.members) == {1012: count}
         assert exit_status(server) == 0
-        assert time.monotonic() - begun < SHORT_LIMIT + 0.5
         assert_left_by_themselves(server)
 
 
@@ -416,11 +403,9 @@ def test_max_requests_ends_a_worker_with_open_websockets(tmp_path: Path) -> None
         (old,) = workers(server)
         assert [ws.recv(DEADLINE) for ws in clients] == [str(old)] * 2
         assert page(server, "/pid") == str(old)
-        begun = time.monotonic()
         assert [closing(ws) for ws in clients] == [(1012, "server restarting")] * 2
         with server.connect("/pid-echo") as ws:  # waits in the listener's queue for the new worker
             assert ws.recv(DEADLINE) != str(old)
-        assert time.monotonic() - begun < 8
         assert server.stop() == 0
         assert_left_by_themselves(server)
 
@@ -478,9 +463,7 @@ def test_signal_before_gunicorn_sets_its_handlers_ends_the_worker(tmp_path: Path
 def test_signal_during_the_import_of_the_app_ends_the_worker(tmp_path: Path, number: int) -> None:
     with serve("tests.apps_slow_start:app", tmp_path, front_end="worker") as server:
         server.wait_for_log("import begins")
-        begun = time.monotonic()
         assert server.stop(number) == 0
-        assert time.monotonic() - begun < 6
         assert_left_by_themselves(server)
 
 
@@ -529,7 +512,7 @@ def test_stop_of_a_server_object_closes_its_websockets(tmp_path: Path) -> None:
             with pytest.raises(ConnectionRefusedError):
                 server.socket()
             assert exit_status(server) == 0
-            assert 1.9 < time.monotonic() - begun < 4  # twice close_timeout, the time that the sleeping view has
+            assert time.monotonic() - begun > 1.9  # twice close_timeout, the time that the sleeping view has
         server.wait_for_log(r"serve_forever\(\) has returned")
         assert "Traceback" not in server.log
     finally:
