@@ -393,7 +393,7 @@ def test_websocket_that_ended_is_freed_without_the_garbage_collector() -> None:
         peer.sock.sendall(close_frame())
         answer = b"".join(iter(lambda: peer.sock.recv(100), b""))
         peer.sock.close()
-        assert running.get(timeout=5) == ()
+        assert running.get(timeout=WITHIN) == ()
         settle()
         assert kept[0]() is None
     finally:

@@ -16,6 +16,7 @@ from .pairs import (
     KINDS,
     MEGABYTE,
     SMALL,
+    WITHIN,
     Opener,
     answer_pings,
     hold_hub,
@@ -101,7 +102,7 @@ def test_keepalive_does_not_call_silent_a_peer_that_left_while_the_hub_was_held_
 
 
 def usable_now(ws: WebSocket) -> bool:
-    return ws.ping(timeout=2) >= 0
+    return ws.ping(timeout=WITHIN) >= 0
 
 
 @pytest.mark.parametrize("max_outbox", [1000, 1 << 30])
@@ -121,12 +122,12 @@ def test_keepalive_leaves_a_peer_that_takes_what_the_kernel_holds_until_it_takes
     ws.send(bytes(MEGABYTE // 2))
     read_slowly(peer, 0.8)
     assert not ws.closed
-    assert ws.receive(timeout=2) is None
+    assert ws.receive(timeout=WITHIN) is None
     assert (ws.close_code, ws.close_reason) == (1006, "no sign of life within 0.15 s of a ping")
 
 
 def test_keepalive_gives_up_a_peer_that_takes_nothing_of_what_the_kernel_holds(opened: Opener) -> None:
     ws, _ = opened("tcp", buffer=SMALL, wrap=with_room, ping_interval=0.05, ping_timeout=0.15)
     ws.send(bytes(MEGABYTE // 2))
-    assert ws.receive(timeout=2) is None
+    assert ws.receive(timeout=WITHIN) is None
     assert ws.close_code == 1006

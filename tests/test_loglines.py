@@ -12,7 +12,7 @@ import pytest
 
 from geventws import loglines
 
-from .pairs import Opener, close_frame, ping_frame, settle, until, until_closed
+from .pairs import WITHIN, Opener, close_frame, ping_frame, settle, until, until_closed
 from .servers import DEADLINE
 
 pytestmark = pytest.mark.usefixtures("errors")
@@ -112,7 +112,7 @@ def test_a_log_handler_that_waits_does_not_keep_the_end_from_the_view(opened: Op
     logging_view = opened.spawn(logging.getLogger("geventws").info, "busy")
     settle()
     peer.sock.close()
-    reader.join(1)
+    reader.join(WITHIN)
     errors.truncate(0)
     errors.seek(0)
     assert reader.ready()

@@ -540,7 +540,7 @@ def test_a_blocked_owner_learns_that_the_peer_reads_no_more(make: Maker) -> None
     client.shutdown(SHUT_RD)
     until(lambda: owner.transport.broken, "the failing write")
     assert not owner.transport.congested
-    until(lambda: owner.told, "word to the owner", within=0.5)
+    until(lambda: owner.told, "word to the owner")
 
 
 def test_finish_sends_what_gathered(make: Maker) -> None:

@@ -36,6 +36,7 @@ from .pairs import (
     KINDS,
     MEGABYTE,
     SMALL,
+    WITHIN,
     Opener,
     Passes,
     Peer,
@@ -94,7 +95,7 @@ def test_receive_interrupted_at_any_moment_loses_no_message(opened: Opener, kind
         )
         assert reader.ready()
         assert got in ([], ["one", "two"])
-        got += [ws.receive(timeout=2) for _ in range(2 - len(got))]
+        got += [ws.receive(timeout=WITHIN) for _ in range(2 - len(got))]
         assert got == ["one", "two"]
         assert usable(ws, peer)
         opened.close()
@@ -116,7 +117,7 @@ def test_receive_interrupted_between_two_messages_loses_none(opened: Opener, vie
         sends = [(at, partial(peer.send, str(at))) for at in range(10)]
         steps(*sends, (turn, partial(reader.kill, gevent.Timeout, block=False)))
         while len(got) < 10:
-            got.append(ws.receive(timeout=2))
+            got.append(ws.receive(timeout=WITHIN))
         assert got == [str(number) for number in range(10)]
         opened.close()
 
@@ -265,7 +266,7 @@ def test_a_blocked_send_fails_when_the_peer_reads_no_more(opened: Opener) -> Non
     sender = opened.spawn(ws.send, bytes(2 * MEGABYTE))
     settle()
     peer.sock.shutdown(socket.SHUT_RD)
-    sender.join(1)
+    sender.join(WITHIN)
     assert isinstance(sender.value, ConnectionClosed)
 
 
@@ -282,7 +283,7 @@ def test_the_peers_close_reaches_a_view_that_never_stops_sending(opened: Opener,
     peer.sock.sendall(close_frame())
     answers = [peer.receive() for _ in range(500)]
     assert Close(1000, "") in answers
-    sender.join(1)
+    sender.join(WITHIN)
     assert isinstance(sender.value, ConnectionClosed)
 
 
@@ -526,7 +527,7 @@ def test_close_wakes_a_blocked_send_whose_message_still_leaves(opened: Opener) -
     sender = opened.spawn(ws.send, bytes(2 * MEGABYTE))
     settle()
     ws.close()
-    sender.join(1)
+    sender.join(WITHIN)
     assert sender.successful()
     assert sender.value is None
 
@@ -544,7 +545,7 @@ def test_close_wakes_ping_with_connection_closed(opened: Opener) -> None:
     pinging = opened.spawn(ws.ping)
     settle()
     ws.close()
-    pinging.join(1)
+    pinging.join(WITHIN)
     assert isinstance(pinging.value, ConnectionClosed)
 
 
@@ -999,7 +1000,7 @@ def test_ping_that_times_out_leaves_the_connection_usable(opened: Opener) -> Non
     assert usable(ws, peer)
     assert ws.latency is None
     opened.spawn(answer_pings, peer)
-    assert ws.ping(timeout=2) < 2
+    assert ws.ping(timeout=WITHIN) < WITHIN
 
 
 def test_ping_does_not_time_out_for_a_pong_that_came_while_the_hub_was_held_up(opened: Opener) -> None:
@@ -1053,7 +1054,7 @@ def test_a_view_that_does_not_read_holds_the_peer_back_at_max_queue(opened: Open
     assert ws.messages_received == 4
     rest = taken.pop()
     sending = opened.spawn(peer.sock.sendall, rest + masked(TEXT, b"end"))
-    got = list(iter(partial(ws.receive, 2), "end"))
+    got = list(iter(partial(ws.receive, WITHIN), "end"))
     assert got == [str(number).zfill(500) for number in range(len(got))]
     assert len(got) - len(taken) in {0, 1}
     sending.join()
@@ -1068,7 +1069,7 @@ def test_a_view_that_does_not_read_holds_the_peer_back_at_max_message_size_bytes
     sending = opened.spawn(peer.sock.sendall, taken.pop())
     settle()
     for _ in range(len(taken)):
-        assert ws.receive(timeout=2) == bytes(10_000)
+        assert ws.receive(timeout=WITHIN) == bytes(10_000)
     sending.join()
 
 
