@@ -39,16 +39,6 @@ def page(server: Server, path: str = "/") -> str:
     return body.decode()
 
 
-def longest_answer(server: Server, count: int) -> float:
-    """Return the longest time that one of some pages took, each on a connection of its own."""
-    longest = 0.0
-    for _ in range(count):
-        begun = time.monotonic()
-        assert page(server) == "hello"
-        longest = max(longest, time.monotonic() - begun)
-    return longest
-
-
 class Member:
     """One client, what it received, and when."""
 

@@ -22,7 +22,7 @@ from websockets.sync.client import ClientConnection, unix_connect
 
 ROOT = Path(__file__).resolve().parent.parent
 FRONT_ENDS = ("worker", "server")
-DEADLINE = 20.0  # seconds that anything may take which should happen at once
+DEADLINE = 60.0  # seconds behind which a thing that should happen at once hangs; a busy machine needs less
 
 T = TypeVar("T")
 
@@ -100,7 +100,8 @@ class Server:
 
     def connect(self, path: str, **options: Any) -> ClientConnection:
         """Return a client of the websockets package, connected; it offers no compression unless told to."""
-        options.setdefault("compression", None)
+        patience = {"open_timeout": DEADLINE, "close_timeout": DEADLINE, "ping_timeout": DEADLINE}
+        options = {"compression": None, **patience, **options}
         # This client reads and writes in two threads, which the session tickets of TLS 1.3 make hang now and then.
         sock = self.socket(tls_version=ssl.TLSVersion.TLSv1_2)
         sock.settimeout(None)

@@ -780,12 +780,7 @@ def test_http_on_the_tls_port_gets_no_answer_in_http(tls_server: Server, sent: b
 # The end
 
 
-def test_after_all_that_an_echo_comes_at_once_and_nothing_is_left(server: Server, at_rest: dict[str, int]) -> None:
-    took = []
-    for _ in range(5):
-        begun = time.monotonic()
-        assert_echoes(server)
-        took.append(time.monotonic() - begun)
-    assert min(took) < 0.5
+def test_after_all_that_an_echo_comes_and_nothing_is_left(server: Server, at_rest: dict[str, int]) -> None:
+    assert_echoes(server)
     wait_for(lambda: held(server) == at_rest, "the end of every greenlet and descriptor")
     assert server.log.count("Booting worker") <= 1

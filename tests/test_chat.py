@@ -39,13 +39,15 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+# A room that waits for the slow one would wait for send_timeout, longer than any test does.
+PATIENT = {"GEVENTWS_SEND_TIMEOUT": str(2 * DEADLINE)}
 SMILES = "\N{SMILING FACE WITH OPEN MOUTH}" * 1000
 
 
 @contextmanager
 def serve_chat(command: list[str], directory: Path, port: int = 0) -> Iterator[Server]:
     address = f"127.0.0.1:{port}"
-    variables = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    variables = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **PATIENT}
     server = Server([*command, "--bind", address], address, None, directory / "log", variables)
     try:
         yield server
@@ -266,7 +268,6 @@ def test_half_a_character_reaches_everyone_and_breaks_nobody(visit: Visit) -> No
 
 def test_slow_reader_delays_nobody_and_is_dropped(server: Server, visit: Visit) -> None:
     talker = visit("Talker")
-    talker.ws.settimeout(5)  # a room that waits for the slow one would wait for send_timeout, 20 s
     sock = server.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     with Visitor(server, sock) as slow:
@@ -286,7 +287,7 @@ def test_member_that_stops_reading_holds_up_and_closes_no_other_in_the_docs_eith
 ) -> None:
     (app,) = (block.code for block in blocks((ROOT / "docs" / "testing.md").read_text()) if "# app.py" in block.code)
     (tmp_path / "app.py").write_text(app)
-    with serve("app:app", tmp_path, front_end=front_end, env={"PYTHONPATH": f"{tmp_path}:{ROOT}"}) as server:
+    with serve("app:app", tmp_path, front_end=front_end, env={"PYTHONPATH": f"{tmp_path}:{ROOT}", **PATIENT}) as server:
 
         def member(name: str, sock: socket.socket | None = None) -> websocket.WebSocket:
             login = HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE)
@@ -295,7 +296,7 @@ def test_member_that_stops_reading_holds_up_and_closes_no_other_in_the_docs_eith
             login.close()
             sock = sock or server.socket()
             ws = websocket.create_connection(server.url("/chat"), socket=sock, cookie=cookie, subprotocols=["v1"])
-            ws.settimeout(15)  # a room that waits for the slow one would wait for send_timeout, 20 s
+            ws.settimeout(DEADLINE)
             return ws
 
         sock = server.socket()

@@ -17,7 +17,9 @@ pytestmark = pytest.mark.slow  # it starts servers or installs packages
 
 @pytest.fixture(scope="module", params=FRONT_ENDS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serve("tests.apps_flask:wrapped", tmp_path_factory.mktemp("server"), front_end=request.param) as server:
+    directory = tmp_path_factory.mktemp("server")
+    calm = {"GEVENTWS_PING_INTERVAL": "none"}  # what computes for long meets no ping among its answers
+    with serve("tests.apps_flask:wrapped", directory, front_end=request.param, env=calm) as server:
         yield server
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from .crowd import TEXT, frame, longest_answer, page
+from .crowd import TEXT, frame, page
 from .servers import (
     DEADLINE,
     FRONT_ENDS,
@@ -71,7 +71,6 @@ def test_running_out_of_descriptors_is_logged_spins_nothing_and_heals(tmp_path: 
             assert cpu_seconds(pid) - before < 0.4
             assert server.log.count("cannot accept connections") == 1
         assert page(server) == "hello"
-        assert longest_answer(server, 5) < 1
         assert "Traceback" not in server.log
 
 
