@@ -13,6 +13,11 @@ from geventws import Rooms
 from .pairs import Opener, watched_hub
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take long, so that processes which share the files end together."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, ssl.SSLContext]:
     """Names of a certificate and its key file for localhost, and a client's context that trusts it."""
