@@ -349,9 +349,7 @@ def usable(ws: WebSocket, peer: Peer) -> bool:
 
 def until_closed(ws: WebSocket, what: str = "the end") -> None:
     """Return when the WebSocket's socket is closed."""
-    transport = ws._transport
-    assert transport is not None
-    until(lambda: transport.closed, what)
+    until(lambda: ws.session.transport.closed, what)
 
 
 def recording_pair(opened: Opener, **options: Any) -> tuple[WebSocket, Peer, list[bytes]]:

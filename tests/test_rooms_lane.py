@@ -155,7 +155,7 @@ def test_slow_members_share_one_log(rooms: Rooms, opened: Opener) -> None:
         rooms["lobby"].broadcast(bytes(16_384))
         gevent.sleep(0.001)
     assert rooms.stats()["waiting"] == 20
-    outboxes = [ws._transport.waiting for ws in members if ws._transport]
+    outboxes = [ws.session.transport.waiting for ws in members]
     assert max(outboxes) <= 16_384 + ENTRY_WEIGHT
 
 
