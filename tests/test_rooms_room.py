@@ -12,6 +12,7 @@ from gevent import get_hub
 
 from geventws import Rooms
 from geventws.connection import Close
+from geventws.rooms import Member
 
 from .pairs import SMALL, Opener, received, until
 
@@ -76,6 +77,36 @@ def test_local_members_get_what_no_history_has(rooms: Rooms, opened: Opener) -> 
     assert room.history() == []
 
 
+# Joining and leaving
+
+
+def test_a_thread_joins_on_the_hub_of_the_websocket(rooms: Rooms, opened: Opener) -> None:
+    ws, peer = opened()
+    room = rooms["lobby"]
+    members: list[Member] = []
+    thread = threading.Thread(target=lambda: members.append(room.join(ws, user="ann")))
+    thread.start()
+    until(lambda: not thread.is_alive(), "end of the thread")
+    assert list(room) == [ws]
+    room.broadcast("hello")
+    assert peer.receive() == "hello"
+    members[0].leave()
+    assert list(room) == []
+
+
+def test_who_is_not_in_a_room_may_leave_it(rooms: Rooms, opened: Opener) -> None:
+    (ws, _), (stranger, _) = opened(), opened()
+    rooms["lobby"].join(ws)
+    rooms["lobby"].leave(stranger)
+    assert list(rooms["lobby"]) == [ws]
+
+
+def test_rooms_and_members_are_shown_by_their_names(rooms: Rooms, opened: Opener) -> None:
+    me = rooms["lobby"].join(opened()[0])
+    assert repr(me.room) == "<Room 'lobby'>"
+    assert repr(me) == f"<Member {me.id} of <Room 'lobby'>>"
+
+
 # People
 
 
@@ -133,3 +164,19 @@ def test_closing_a_room_closes_who_is_in_it_behind_what_was_said(rooms: Rooms, o
     assert list(room) == [late]
     with pytest.raises(ValueError, match="close code 5"):
         room.close(5)
+
+
+@pytest.mark.parametrize("slow", ["close", "skip"])
+def test_a_person_whose_socket_takes_nothing_is_closed_or_misses_a_message(opened: Opener, slow: Any) -> None:
+    rooms = Rooms(linger=0, slow=slow)
+    (stalled, _), (gone, its) = opened(buffer=SMALL, max_outbox=10_000), opened()
+    for ws in (stalled, gone):
+        rooms["lobby"].join(ws, user="ann")
+    its.sock.close()
+    for _ in range(3):
+        rooms.user("ann").broadcast(bytes(100_000))
+    stats = rooms.stats()
+    missed = 2 if slow == "skip" else 1  # of one that is closed nothing more is counted
+    assert stats["skipped" if slow == "skip" else "closed_slow"] == missed
+    assert stalled.close_code == (None if slow == "skip" else 1013)
+    rooms.close()
