@@ -30,6 +30,8 @@ try:
     from flask.globals import request_ctx
     from werkzeug.exceptions import HTTPException
     from werkzeug.routing import MapAdapter, RequestRedirect, Rule
+
+    from . import browser
 except ImportError as exc:
     raise MissingPackage(f"geventws.flask needs Flask, from 2.2 on ({exc}): pip install flask") from exc
 
@@ -53,15 +55,22 @@ class Sockets:
 
     before_wait are functions to call, with the app context, each time before a view waits for a message. They give
     back what the view needs only while it works, such as before_wait=[db.session.remove].
+
+    client=True serves the browser's half at /geventws.js, a string at that path: url_for("geventws.client").
     """
 
     def __init__(
-        self, app: Flask | Blueprint | None = None, *, before_wait: Iterable[Callable[[], object]] = ()
+        self,
+        app: Flask | Blueprint | None = None,
+        *,
+        before_wait: Iterable[Callable[[], object]] = (),
+        client: bool | str = False,
     ) -> None:
         self._apps: list[Flask | Blueprint] = []
         self._declarations: list[Callable[[Flask | Blueprint], None]] = []
         self._wrapped: dict[tuple[Callable[..., Any], Changes], Callable[..., Any]] = {}
         self._before_wait = _one_by_one(before_wait)
+        self._client_path = browser.PATH if client is True else client
         if app is not None:
             self.init_app(app)
 
@@ -71,6 +80,8 @@ class Sockets:
             raise TypeError(f"Sockets needs a Flask app or a Blueprint, not {app!r}")
         self._apps.append(app)
         _with_app(app, _guard)
+        if self._client_path:
+            _with_app(app, functools.partial(browser.serve, path=self._client_path))
         if isinstance(app, Flask):
             _match_also(app, websocket=True)
         for declare in self._declarations:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
@@ -32,6 +34,20 @@ def missing(reason: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(f"CI needs it: {reason}")
     pytest.skip(reason)
+
+
+def node_modules() -> Path:
+    """Return where the newest packages of tests/package.json are, installed by the first who asks."""
+    directory = ROOT / "tests" / "node_modules"
+    if not shutil.which("node") or not shutil.which("npm"):
+        missing("node and npm")
+    wanted = json.loads((ROOT / "tests" / "package.json").read_text())["dependencies"]
+    if not all((directory / name).exists() for name in wanted):
+        command = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund"]
+        done = subprocess.run(command, cwd=directory.parent, capture_output=True, text=True)
+        if done.returncode:
+            missing(f"npm cannot install {', '.join(wanted)}: {done.stderr}")
+    return directory
 
 
 def wait_for(condition: Callable[[], T | None], what: str, within: float = DEADLINE) -> T:

@@ -347,7 +347,7 @@ class Tab:
 
 
 @contextmanager
-def start_chromium() -> Iterator[Browser]:
+def start_chromium(**options: Any) -> Iterator[Browser]:
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -356,7 +356,7 @@ def start_chromium() -> Iterator[Browser]:
         executable = shutil.which("chromium") or playwright.chromium.executable_path
         if not Path(executable).exists():
             missing("Chromium, from the system or from `playwright install chromium`")
-        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS, **options)
         try:
             yield browser
         finally:

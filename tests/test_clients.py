@@ -34,7 +34,7 @@ from wsproto.events import (
 )
 
 from .raw import HANDSHAKE
-from .servers import DEADLINE, FRONT_ENDS, Server, missing, serve, wait_for
+from .servers import DEADLINE, FRONT_ENDS, Server, missing, node_modules, serve, wait_for
 
 pytestmark = pytest.mark.slow  # it starts servers or installs packages
 
@@ -65,13 +65,7 @@ def authorities(tmp_path_factory: pytest.TempPathFactory, certificate: Certifica
 @pytest.fixture(scope="session")
 def node_ws() -> None:
     """Node's ws, the newest, in tests/node_modules."""
-    if not shutil.which("node") or not shutil.which("npm"):
-        missing("node and npm")
-    if not (TESTS / "node_modules" / "ws").exists():
-        command = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund"]
-        done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True)
-        if done.returncode:
-            missing(f"npm cannot install ws: {done.stderr}")
+    node_modules()
 
 
 class Client(ABC):

@@ -41,6 +41,7 @@ FLOORS = {
     "rooms/home": 7,
     "rooms/room": 7,
     "rooms/__init__": 8,
+    "browser": 8,
     "gateway": 8,
     "listener": 8,
     "server": 9,
@@ -83,6 +84,7 @@ GREENLETS_AND_CLOCKS = {"gevent", "socket", "select", "selectors", "ssl", "threa
 
 THIRD_PARTIES = {
     "worker": {"gunicorn"},
+    "browser": {"flask"},
     "flask": {"click", "flask", "werkzeug"},
     "pytest_plugin": {"pytest"},
     "command/apps": {"werkzeug"},
