@@ -1,6 +1,6 @@
 """connect(): a client for tests, which runs a view of a WSGI app on the real protocol, without a server or port.
 
-Knows WSGI, the gateway, and Flask by its looks; knows neither server nor pytest.
+join() is one in a room, without an app. Knows WSGI, the gateway and Flask by its looks; knows no server or pytest.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from http.cookies import SimpleCookie
 from types import TracebackType
-from typing import Any
-from urllib.parse import unquote_to_bytes, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 from wsgiref.headers import Headers
 
 import gevent
@@ -36,6 +36,9 @@ from .options import Options
 from .permessage_deflate import NAME, Agreement, Deflate
 from .transport import Transport
 from .websocket import WebSocket
+
+if TYPE_CHECKING:
+    from .rooms import Member, Room
 
 __tracebackhide__ = True  # pytest shows the lines of the test and of the view
 
@@ -124,6 +127,33 @@ def connect(
     return ws
 
 
+def join(
+    room: Room, *, user: str | None = None, info: Any = None, since: str | None = None, timeout: float = TIMEOUT
+) -> Client:
+    """Open a WebSocket that only hears what is said in a room, without an app; for a with statement.
+
+    user, info and since are those of room.join(), whose result is the client's attribute `member`. timeout is seconds,
+    for each thing waited for. Raises what room.join() raises, and TimeoutError.
+    """
+    joined: list[Member] = []
+
+    def view(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        ws: WebSocket = environ["wsgi.websocket"]
+        with room.join(ws, user=user, info=info, since=since) as member:
+            joined.append(member)
+            for _ in ws:
+                pass
+        return []
+
+    client = connect(view, f"/{quote(room.name, safe='')}", timeout=timeout)
+    if not client._wait(lambda: joined or client._view.ready(), timeout):
+        client._kill()
+        raise TimeoutError(f"{room!r} could not be joined within {timeout:g} s")
+    client._raise_error()
+    client.member = joined[0]
+    return client
+
+
 class Client:
     """The client's end of a WebSocket whose other end is in a view; connect() opens it.
 
@@ -135,6 +165,7 @@ class Client:
         """Run the view until it decides on the handshake; tests call connect()."""
         self.headers = Headers([])  # of the 101 response
         self.subprotocol: str | None = None
+        self.member: Member | None = None  # of the room, where join() opened it
         self._path = printable(path)
         self._timeout = timeout
         self._environ = environ
