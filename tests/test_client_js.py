@@ -23,6 +23,7 @@ import pytest
 
 from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, missing, node_modules, serve, wait_for
 from .test_chat import start_chromium
+from .test_readme import blocks
 
 pytestmark = pytest.mark.slow  # it starts servers, browsers or installs packages
 
@@ -497,3 +498,53 @@ def test_a_page_that_comes_back_as_it_was_goes_on(server: Server, tab: Tab) -> N
     tab.wait_for("message", 5)
     assert [message.get("text") for message in tab.messages()] == [None, None, *"012"]
     assert tab.states() == ["open", "waiting", "connecting", "open"]
+
+
+# docs/client.md
+
+DOCUMENT = (ROOT / "docs" / "client.md").read_text()
+
+
+def test_document_has_a_row_for_each_option() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", DOCUMENT.partition("## Options")[2].partition("\n## ")[0], re.MULTILINE)
+    assert rows == re.findall(
+        r"^  (\w+):", SCRIPT.read_text().partition("DEFAULTS = {")[2].partition("};")[0], re.MULTILINE
+    )
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_document_shows_a_chat_that_comes_back(chromium: Browser, tmp_path: Path, front_end: str) -> None:
+    for block in blocks(DOCUMENT):
+        path = tmp_path / re.sub(r"^(# |<!-- )| -->$", "", block.code.partition("\n")[0])
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(block.code)
+    environ = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    with serve("app:app", tmp_path, front_end=front_end, env=environ) as first:
+        cutter = Cutter(first.port)
+        page = chromium.new_page()
+        complaints: list[str] = []
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(f"http://127.0.0.1:{cutter.port}/")
+        log = page.locator("#log li")
+
+        def say(text: str) -> None:
+            page.get_by_label("Message").fill(text)
+            page.keyboard.press("Enter")
+
+        def shows(*texts: str) -> None:
+            wait_for(lambda: log.all_inner_texts() == list(texts), f"{texts} on the page")
+
+        say("one")
+        shows("one")
+        cutter.cut()
+        say("two")
+        shows("one", "two")
+    page.get_by_text("Reconnecting").wait_for()
+    say("three")
+    with serve("app:app", tmp_path, front_end=front_end, env=environ) as second:
+        cutter.target = second.port
+        shows("three")  # what was there is gone with its server, as the page was told
+        page.locator("#state", has_text="Reconnecting").wait_for(state="detached")
+        page.close()
+    assert complaints == []
+    cutter.close()
