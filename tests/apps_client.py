@@ -12,6 +12,7 @@ from geventws.flask import Sockets
 app = Flask(__name__)
 sockets = Sockets(app, client=True)
 rooms = geventws.Rooms(history=20_000, history_bytes=1 << 24)
+POLICY = "default-src 'none'; script-src 'self'; connect-src 'self'"
 seen: list[str] = []  # queries and messages that came from pages
 
 
@@ -19,7 +20,7 @@ seen: list[str] = []  # queries and messages that came from pages
 @app.get("/elsewhere")
 def page() -> Response:
     response = Response(f'<!doctype html><title>Page</title><script type=module src="{url_for("script")}"></script>')
-    response.headers["Content-Security-Policy"] = "default-src 'none'; script-src 'self'; connect-src 'self'"
+    response.headers["Content-Security-Policy"] = POLICY
     response.content_type = "text/html"
     return response
 
@@ -28,6 +29,18 @@ def page() -> Response:
 def script() -> Response:
     text = f'import * as geventws from "{url_for("geventws.client")}";\nObject.assign(self, geventws);\n'
     return Response(text, content_type="text/javascript")
+
+
+@app.get("/worker.js")
+def worker() -> Response:
+    text = f"""import {{ ReconnectingWebSocket }} from "{url_for("geventws.client")}";
+    const ws = new ReconnectingWebSocket("/echo");
+    ws.onmessage = ({{ data }}) => postMessage(data);
+    ws.send("from a worker");
+    """
+    response = Response(text, content_type="text/javascript")
+    response.headers["Content-Security-Policy"] = POLICY
+    return response
 
 
 @app.get("/favicon.ico")

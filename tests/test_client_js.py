@@ -14,7 +14,7 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.request import Request, urlopen
@@ -251,7 +251,7 @@ def test_types_hold_strictly(tmp_path: Path, page: str, faults: list[int]) -> No
 def test_clock_and_chance_under_node() -> None:
     if not shutil.which("node"):
         missing("node")
-    command = ["node", "--test", "--test-reporter=tap", "tests/clients/"]
+    command = ["node", "--test", "--test-reporter=tap", "tests/clients/geventws_test.mjs"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\n# fail 0\n" in done.stdout and "\n# pass 0\n" not in done.stdout
@@ -362,38 +362,37 @@ def test_a_server_that_does_not_answer_is_given_up(tab: Tab, cutter: Cutter) -> 
 # What restarts, kills and networks do
 
 
+@pytest.mark.parametrize(
+    ("front_end", "number", "code"),
+    [("worker", signal.SIGTERM, 1012), ("server", signal.SIGTERM, 1012), ("server", signal.SIGKILL, 1006)],
+)
 def test_a_restart_is_a_line_on_the_page_and_a_gap(
-    server: Server, chromium: Browser, tmp_path: Path, request: pytest.FixtureRequest
+    chromium: Browser, tmp_path: Path, front_end: str, number: int, code: int
 ) -> None:
-    front_end = request.node.callspec.params["server"]
-    with serve(APP, tmp_path, front_end=front_end) as first:
-        cutter = Cutter(first.port)
-        tab = Tab(chromium, cutter.port)
+    with (
+        serve(APP, tmp_path, front_end=front_end) as first,
+        closing(Cutter(first.port)) as cutter,
+        open_tab(chromium, cutter.port) as tab,
+    ):
         tab.connect("/room/a", **SOON)
         tab.wait_for("message")
         post(first, "/say/a/one")
         tab.wait_for("message", 2)
-        first.stop()
+        first.stop(number)
         tab.wait("ws.state !== 'open'")
         tab.run("ws.send('meanwhile')")
         tab.wait("log.filter(({ state }) => state === 'waiting').length >= 3")
-    waiting = tab.events("state")[1]
-    assert (waiting["state"], waiting["code"], waiting["failures"], waiting["wasClean"]) == ("waiting", 1012, 1, True)
-    with serve(APP, tmp_path, front_end=front_end) as second:
-        cutter.target = second.port
-        tab.wait_for("gap")
-        post(second, "/say/a/two")
-        tab.wait_for("message", 4)
-        assert seen(second)[1:] == ["'meanwhile'"]
-        heard = [message.get("text", message.get("recovered")) for message in tab.messages()]
-        assert heard == [None, "one", False, "two"]
-        assert tab.events("gap")[0]["recovered"] is False
-        assert len(tab.events("gap")) == 1
-        tab.run("ws.close()")
-        tab.wait_for("close")
-    assert tab.complaints == []
-    tab.context.close()
-    cutter.close()
+        waiting = tab.events("state")[1]
+        assert (waiting["state"], waiting["code"], waiting["failures"]) == ("waiting", code, 1)
+        with serve(APP, tmp_path, front_end=front_end) as second:
+            cutter.target = second.port
+            tab.wait_for("gap")
+            post(second, "/say/a/two")
+            tab.wait_for("message", 4)
+            assert seen(second)[1:] == ["'meanwhile'"]
+            heard = [message.get("text", message.get("recovered")) for message in tab.messages()]
+            assert heard == [None, "one", False, "two"]
+            assert [gap["recovered"] for gap in tab.events("gap")] == [False]
 
 
 def test_a_page_outlives_the_kill_of_its_worker(chromium: Browser, tmp_path: Path) -> None:
@@ -500,6 +499,17 @@ def test_a_page_that_comes_back_as_it_was_goes_on(server: Server, tab: Tab) -> N
     assert tab.states() == ["open", "waiting", "connecting", "open"]
 
 
+def test_a_worker_has_one_too(server: Server, tab: Tab) -> None:
+    tab.run("""() => {
+        self.heard = [];
+        self.worker = new Worker("/worker.js", { type: "module" });
+        worker.onmessage = ({ data }) => heard.push(data);
+        worker.onerror = () => heard.push("error");
+    }""")
+    tab.wait("heard.length > 0")
+    assert tab.run("heard") == ["from a worker"]
+
+
 # docs/client.md
 
 DOCUMENT = (ROOT / "docs" / "client.md").read_text()
@@ -519,32 +529,30 @@ def test_document_shows_a_chat_that_comes_back(chromium: Browser, tmp_path: Path
         path.parent.mkdir(exist_ok=True)
         path.write_text(block.code)
     environ = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    with serve("app:app", tmp_path, front_end=front_end, env=environ) as first:
-        cutter = Cutter(first.port)
+    complaints: list[str] = []
+    with serve("app:app", tmp_path, front_end=front_end, env=environ) as first, closing(Cutter(first.port)) as cutter:
         page = chromium.new_page()
-        complaints: list[str] = []
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(f"http://127.0.0.1:{cutter.port}/")
-        log = page.locator("#log li")
 
         def say(text: str) -> None:
             page.get_by_label("Message").fill(text)
             page.keyboard.press("Enter")
 
         def shows(*texts: str) -> None:
-            wait_for(lambda: log.all_inner_texts() == list(texts), f"{texts} on the page")
+            wait_for(lambda: page.locator("#log li").all_inner_texts() == list(texts), f"{texts} on the page")
 
         say("one")
         shows("one")
         cutter.cut()
         say("two")
         shows("one", "two")
-    page.get_by_text("Reconnecting").wait_for()
-    say("three")
-    with serve("app:app", tmp_path, front_end=front_end, env=environ) as second:
-        cutter.target = second.port
-        shows("three")  # what was there is gone with its server, as the page was told
-        page.locator("#state", has_text="Reconnecting").wait_for(state="detached")
-        page.close()
+        first.stop()
+        page.locator("#state", has_text="Reconnecting").wait_for()
+        say("three")
+        with serve("app:app", tmp_path, front_end=front_end, env=environ) as second:
+            cutter.target = second.port
+            shows("three")  # what was there is gone with its server, as the page was told
+            page.locator("#state", has_text="Reconnecting").wait_for(state="detached")
+            page.close()
     assert complaints == []
-    cutter.close()

@@ -1,10 +1,22 @@
 // What a browser cannot show of geventws.js: the clock, chance, and messages that no server sends.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { beforeEach, test } from "node:test";
-import { ReconnectingWebSocket } from "../../geventws/static/geventws.js";
+
+const script = readFileSync(new URL("../../geventws/static/geventws.js", import.meta.url), "utf8");
+// Older Nodes take a file with this name for no module.
+const { ReconnectingWebSocket } = await import(`data:text/javascript,${encodeURIComponent(script)}`);
 
 let sockets, timers, listeners, chance;
+
+// Node 18 has none.
+globalThis.CustomEvent ??= class extends Event {
+  constructor(type, { detail }) {
+    super(type);
+    this.detail = detail;
+  }
+};
 
 class FakeWebSocket {
   readyState = 0;
