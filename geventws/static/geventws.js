@@ -19,7 +19,7 @@ export class ReconnectingWebSocket extends /** @type {typeof WebSocket} */ (/** 
   #timer = 0;
   #queue = Array();
   #seen = new Set();
-  #page = new AbortController();
+  #end = new AbortController(); // of listening
   #ws = /** @type {WebSocket} */ (Object());
   #url;
   #protocols;
@@ -35,12 +35,12 @@ export class ReconnectingWebSocket extends /** @type {typeof WebSocket} */ (/** 
     for (const type of ["open", "message", "error", "close"])
       this.addEventListener(type, (event) => /** @type {any} */ (this)["on" + type]?.(event));
     this.#connect();
-    const listen = (type = "", act = () => {}) => addEventListener(type, act, this.#page);
+    const listen = (type = "", act = () => {}) => addEventListener(type, act, this.#end);
     listen("online", () => this.#hurry());
     listen("pageshow", () => this.#hurry());
-    listen("visibilitychange", () => document.hidden || this.#hurry()); // timers of a hidden page are slow
-    listen("offline", () => this.#giveUp()); // which a browser notices late
-    listen("pagehide", () => this.#giveUp()); // as no page with one open is kept for "back"
+    listen("visibilitychange", () => document.hidden || this.#hurry()); // a hidden page's timers are slow
+    listen("offline", () => this.#giveUp()); // browsers notice late
+    listen("pagehide", () => this.#giveUp()); // no page with one open is kept for "back"
   }
 
   get url() { return this.#url.href; }
@@ -126,7 +126,7 @@ export class ReconnectingWebSocket extends /** @type {typeof WebSocket} */ (/** 
 
   #finish(end = LOST) {
     clearTimeout(this.#timer);
-    this.#page.abort();
+    this.#end.abort();
     this.#change("closed", end);
     if (!end.wasClean) this.dispatchEvent(new Event("error"));
     this.dispatchEvent(new CloseEvent("close", end));
