@@ -84,9 +84,8 @@ class Opening:
                 accept()
 
         self.accept_no_more()
-        if not self.answered:
-            self._acceptor = Deadline(decide)
-            self._acceptor.set(monotonic() + seconds)
+        self._acceptor = Deadline(decide)
+        self._acceptor.set(monotonic() + seconds)
 
     def accept_no_more(self) -> None:
         """Leave the decision to the view."""
