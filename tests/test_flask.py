@@ -17,7 +17,7 @@ from geventws.testing import Refused, connect
 from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, serve
 
 
-@pytest.fixture(scope="module", params=FRONT_ENDS)
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in FRONT_ENDS])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serve("tests.apps_flask:wrapped", tmp_path_factory.mktemp("server"), front_end=request.param) as server:
         yield server
@@ -284,6 +284,7 @@ def test_a_stream_that_fails_before_its_first_piece_is_closed(server: Server) ->
     server.wait_for_log("stream was closed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_an_apps_own_handler_is_left_in_place(tmp_path_factory: pytest.TempPathFactory, front_end: str) -> None:
     with serve("tests.apps_flask:own", tmp_path_factory.mktemp("own"), front_end=front_end) as server:

@@ -41,7 +41,13 @@ HOMES = [(front_end, kind) for front_end in FRONT_ENDS for kind in KINDS] + [
     ("program", kind) for kind in [*KINDS, "plain"]
 ]
 
-each = pytest.mark.parametrize(("front_end", "kind"), HOMES)
+slow = pytest.mark.slow  # it starts servers
+
+
+def each(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test with each kind of thread, on each server."""
+    tested: Callable[..., None] = slow(pytest.mark.parametrize(("front_end", "kind"), HOMES)(test))
+    return tested
 
 
 @contextmanager
@@ -78,6 +84,7 @@ def left(server: Server) -> dict[str, Any]:
 # In real servers
 
 
+@slow
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_frame_of_compat_is_sent_on_the_hub(tmp_path: Path, front_end: str) -> None:
     env = {"GEVENTWS_COMPAT": "1"}  # in a process of its own, as compat changes all handlers of one
@@ -129,6 +136,7 @@ def test_thread_waits_for_a_slow_reader(servers: dict[str, Server], front_end: s
             assert ws.recv(DEADLINE) == bytes([number]) * (1 << 20)
 
 
+@slow
 @pytest.mark.parametrize(
     ("front_end", "kind"), [*HOMES, *((front_end, "callback") for front_end in (*FRONT_ENDS, "program"))]
 )
@@ -180,6 +188,7 @@ def test_kill_of_the_view_ends_the_thread(servers: dict[str, Server], front_end:
     wait_for(lambda: server.log.count("thread got None, 1001") > ends, "end of the thread")
 
 
+@slow
 @pytest.mark.parametrize("front_end", [*FRONT_ENDS, "program"])
 def test_stop_waits_for_no_thread(tmp_path: Path, front_end: str) -> None:
     with serving(tmp_path, front_end) as server, ExitStack() as stack:
