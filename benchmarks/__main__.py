@@ -16,6 +16,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "memory": ("--connections", "500"),
     "connections": (),
     "growth": ("--connections", "500"),
+    "broadcast": ("--windows", "1", "--seconds", "0.2", "--scenarios", "1000", "1000-compressed"),
 }
 
 

@@ -100,6 +100,12 @@ class Session:
         transport = self.transport
         return not transport.congested and not transport.broken and self.connection.may_send
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether the peer has all that it was sent, and neither end has begun to close."""
+        transport = self.transport
+        return not transport.blocked and not transport.broken and self.connection.state is OPEN
+
     # The end
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:

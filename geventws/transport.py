@@ -43,6 +43,7 @@ DISCARD_PAUSE = 0.01  # seconds between two reads of what is thrown away
 NO_MEMORY = "out of memory"
 
 _READ, _WRITE = 1, 2
+_NOTHING = memoryview(b"")
 _NOT_SENT = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -83,6 +84,7 @@ class Transport:
         "_paused",
         "_pipe",
         "_read_watcher",
+        "_rest",
         "_send_deadline",
         "_send_timeout",
         "_sock",
@@ -118,7 +120,8 @@ class Transport:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if _NOT_SENT is not None:
                 sock.setsockopt(socket.IPPROTO_TCP, _NOT_SENT, min(max(2 * max_outbox, NOT_SENT), 1 << 30))
-        self._outbox = bytearray()
+        self._rest = _NOTHING  # of the write that the peer did not take whole: not copied, others may have the same
+        self._outbox = bytearray()  # behind it
         self._corked = False
         self._paused = False
         self._eof = False
@@ -213,7 +216,7 @@ class Transport:
         self._update_reading()
         if not self._finishing:
             self._owner.eof_received()
-        elif not self._outbox:
+        elif not self.waiting:
             self.close()
 
     def _discard_slowly(self) -> None:
@@ -260,16 +263,16 @@ class Transport:
                 self.bytes_sent += sent
                 if sent == len(data):
                     return
-                outbox += memoryview(data)[sent:]
+                self._rest = memoryview(data)[sent:]
                 self._wait_for_room(progress=True)
         except MemoryError:
             self.abort(NO_MEMORY)  # what has left may be half a frame
             raise
-        if len(outbox) > self._max_outbox and not self.congested:
+        if self.waiting > self._max_outbox and not self.congested:
             self.congested = True
             self._update_reading()
 
-    def _send_records(self, data: bytes | bytearray) -> int:
+    def _send_records(self, data: bytes | bytearray | memoryview) -> int:
         """Return how many bytes OpenSSL took of data. A record taken in part does not count, and is sent again."""
         sent = 0
         with suppress(*_NOT_NOW):
@@ -287,29 +290,35 @@ class Transport:
             self._flush()
 
     def _flush(self, data: bytes = b"") -> None:
-        """Send what the peer takes of the outbox, and of data behind it; the rest becomes the outbox."""
-        outbox = self._outbox
+        """Send what the peer takes of what waits, and of data behind it; the rest waits."""
+        rest, outbox = self._rest, self._outbox
         try:
             # A large frame is not copied behind its header. A TLS write cut short must be repeated with the same bytes:
             # the outbox only grows at its end.
             if self._tls:
-                sent = self._send_records(outbox)
+                sent = self._send_records(rest)
+                if sent == len(rest):
+                    sent += self._send_records(outbox)
             else:
-                sent = self._pipe.sendmsg((outbox, data)) if data else self._pipe.send(outbox)
+                sent = self._pipe.sendmsg((rest, outbox, data)) if rest or data else self._pipe.send(outbox)
         except _NOT_NOW:
             sent = 0
         except OSError as exc:
             self._break(exc)
             return
         self.bytes_sent += sent
-        left = memoryview(data)[max(sent - len(outbox), 0) :]
+        self._rest = rest[sent:]
+        behind = sent - len(rest) - len(outbox)  # what left of data, if not negative
         try:
-            del outbox[:sent]
-            outbox += left
+            del outbox[: max(sent - len(rest), 0)]
+            if behind >= 0:
+                self._rest = memoryview(data)[behind:]
+            else:
+                outbox += data
         except MemoryError:
             self.abort(NO_MEMORY)
             return
-        if outbox:
+        if self.waiting:
             self._wait_for_room(progress=sent > 0)
 
     def _wait_for_room(self, *, progress: bool) -> None:
@@ -325,11 +334,11 @@ class Transport:
             self._send_deadline.set(monotonic() + self._send_timeout)
 
     def _on_writable(self) -> None:
-        if self._outbox:
+        if self.waiting:
             self._flush()
         if self.broken:
             return
-        if not self._outbox:
+        if not self.waiting:
             self.blocked = False
             self._write_watcher.stop()
             if self._send_deadline is not None:
@@ -337,7 +346,7 @@ class Transport:
             if self._finishing:
                 self._shut_down()
                 return
-        if len(self._outbox) <= self._max_outbox // 2:
+        if self.waiting <= self._max_outbox // 2:
             was_congested, self.congested = self.congested, False
             if was_congested:
                 self.last_received = monotonic()
@@ -361,7 +370,7 @@ class Transport:
     def _break(self, exc: OSError) -> None:
         """Writing is over: read once what the peer sent before, its Close perhaps, and end."""
         self.broken = True
-        self._outbox.clear()
+        self._empty()
         if self._write_watcher is not None:
             self._write_watcher.stop()
         self.blocked = self.congested = False
@@ -374,10 +383,14 @@ class Transport:
         if not self.closed:
             self._lose(reason)
 
+    def _empty(self) -> None:
+        self._rest = _NOTHING
+        self._outbox.clear()
+
     @property
     def waiting(self) -> int:
-        """Bytes in the outbox."""
-        return len(self._outbox)
+        """Bytes that were not sent yet."""
+        return len(self._rest) + len(self._outbox)
 
     def acknowledged(self) -> int:
         """Return how many of the bytes sent the peer's system has; all of them where ours does not tell.
@@ -404,7 +417,7 @@ class Transport:
             return
         self._finishing = True
         self._paused = self.congested = False
-        if not self._outbox:
+        if not self.waiting:
             self._shut_down()
         elif not self._eof:
             self._update_reading()
@@ -469,7 +482,7 @@ class Transport:
         for timed in (self._send_deadline, self._discard):
             if timed is not None:
                 timed.cancel()
-        self._outbox.clear()
+        self._empty()
         self.blocked = self.congested = False
         self._sock.close()
 

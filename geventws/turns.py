@@ -56,7 +56,8 @@ class Turns:
         self.left = WORK_PER_PASS  # bytes that may still be inflated in this pass
         self._waiting: deque[Callable[[], None]] = deque()
         # Not run_callback(): the loop runs callbacks by dozens, and those they add, before it looks at a socket again.
-        self._timer = loop.timer(0)
+        # Behind sockets, which libev would serve last: so they wait for one part of the work at most, and not for two.
+        self._timer = loop.timer(0, priority=loop.MINPRI)
 
     def spend(self, work: int) -> None:
         """Note work that was done."""

@@ -42,6 +42,7 @@ _INTERNALS = {
     "accept_soon",
     "answer",
     "belongs_to",
+    "deliver",
     "end_is_told",
     "finish",
     "has_ended",
@@ -486,6 +487,22 @@ class WebSocket(metaclass=_ForViews):
     def hub(self) -> Any:
         """The hub that it lives on."""
         return self._hub
+
+    def deliver(self, prepared: Prepared, count: int) -> bool:
+        """Send so many messages at once, as post() does, unless the connection has ended or the peer is behind at all.
+
+        Only the hub's thread may call this.
+        """
+        session = self._session
+        if session is None or not session.is_clear:
+            return False
+        session.transport.write(prepared.frame(session.connection.deflate))
+        if session.transport.broken:
+            return False
+        self.messages_sent += count
+        if session.debug:
+            session.log(logging.DEBUG, "> %s", describe(prepared))
+        return True
 
     def prepare(self, options: Options) -> None:
         """Take options for the handshake to come, those of the route. Raises HandshakeError by their origins."""

@@ -8,7 +8,7 @@ import itertools
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from time import monotonic
@@ -163,6 +163,9 @@ class RecordingSocket:
         size = int(self.inner._sock.send(data))
         self.sends.append(bytes(data[:size]))
         return size
+
+    def sendmsg(self, parts: Sequence[bytes]) -> int:
+        return self.send(b"".join(parts))
 
     def recv(self, size: int) -> bytes:
         return bytes(self.inner._sock.recv(size))

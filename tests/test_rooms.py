@@ -51,6 +51,17 @@ def test_a_member_gets_only_what_was_said_after_it_joined(rooms: Rooms, opened: 
     assert his.receive() == "after"
 
 
+def test_who_leaves_gets_nothing_of_what_is_on_its_way(rooms: Rooms, opened: Opener) -> None:
+    (ann, hers), (bob, his) = opened(), opened()
+    for ws in (ann, bob):
+        rooms["lobby"].join(ws)
+    rooms["lobby"].broadcast("text")
+    rooms["lobby"].leave(bob)
+    assert hers.receive() == "text"
+    settle()
+    assert not his.has_data()
+
+
 def test_all_members_hear_all_in_the_order_of_the_broadcasts(rooms: Rooms, opened: Opener) -> None:
     pairs = [opened() for _ in range(10)]
     for ws, _ in pairs:

@@ -139,6 +139,34 @@ def test_a_forked_child_begins_anew() -> None:
     assert done.returncode == 0
 
 
+FORK_IN_A_ROUND = """
+import os
+import gevent.os
+from geventws import Rooms
+from tests.pairs import Opener, settle
+
+rooms = Rooms()
+ws, peer = Opener(("", "", None))()
+rooms["lobby"].join(ws, user="ann")
+rooms["lobby"].broadcast("text")
+pid = gevent.os.fork()
+if not pid:
+    gevent.sleep(0.05)
+    os._exit(rooms.stats()["delivered"])
+assert os.waitpid(pid, 0)[1] == 0
+assert peer.receive() == "text"
+settle()
+assert not peer.has_data()
+"""
+
+
+def test_a_child_that_is_forked_in_a_round_sends_nothing_of_it() -> None:
+    environ = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", FORK_IN_A_ROUND]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_several_workers_without_a_bus_are_warned_of_once(
     rooms: Rooms, opened: Opener, caplog: pytest.LogCaptureFixture
 ) -> None:

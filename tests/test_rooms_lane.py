@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tracemalloc
 from typing import Any
 
 import gevent
@@ -11,6 +12,7 @@ import pytest
 import geventws
 from geventws import Rooms
 from geventws.connection import Close
+from geventws.rooms import lane
 from geventws.rooms.log import ENTRY_WEIGHT
 from geventws.websocket import WebSocket
 
@@ -67,7 +69,64 @@ def test_one_pass_of_the_loop_serves_a_part_of_the_members(rooms: Rooms, opened:
     rooms["lobby"].broadcast("text")
     with Passes() as passes:
         until(lambda: rooms.stats()["delivered"] == 200, "delivery")
-    assert passes.count >= 200 // 64
+    assert passes.count >= 200 // 16
+
+
+def test_who_is_no_member_is_served_before_the_members_of_a_pass(rooms: Rooms, opened: Opener) -> None:
+    for _ in range(100):
+        rooms["lobby"].join(opened()[0])
+    outsider, peer = opened()
+    view = gevent.spawn(lambda: outsider.receive() and rooms.stats()["delivered"])
+    settle()
+    rooms["lobby"].broadcast("text")
+    peer.send("well?")
+    assert view.get() == 0
+
+
+class RoundOfAnHour:
+    """A clock that lets a round last an hour, and stops behind it."""
+
+    now = 1e9
+    tick = 3600.0
+
+    def __call__(self) -> float:
+        self.now += self.tick
+        return self.now
+
+
+def test_a_room_rests_behind_a_round_and_what_is_said_meanwhile_leaves_joined(
+    rooms: Rooms, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = RoundOfAnHour()
+    monkeypatch.setattr(lane, "monotonic", clock)
+    monkeypatch.setattr(lane, "LONGEST_REST", 3600.0)
+    sends: list[bytes] = []
+    ws, peer = opened("tcp", wrap=lambda sock: RecordingSocket(sends, sock))
+    rooms["lobby"].join(ws)
+    rooms["lobby"].broadcast("in a round of an hour")
+    assert peer.receive() == "in a round of an hour"
+    clock.tick = 0.0
+    sends.clear()
+    said = ["in the rest behind it", "also", "so much that no more would join it".ljust(16_384)]
+    for message in said:
+        settle()
+        assert not sends
+        rooms["lobby"].broadcast(message)
+    assert received(peer, 3) == said
+    assert len(sends) == 2
+
+
+def test_a_rest_ends_by_itself(rooms: Rooms, opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = RoundOfAnHour()
+    monkeypatch.setattr(lane, "monotonic", clock)
+    ws, peer = opened()
+    rooms["lobby"].join(ws)
+    rooms["lobby"].broadcast("in a round of an hour")
+    assert peer.receive() == "in a round of an hour"
+    clock.tick = 0.0
+    for message in ("in the rest", "behind it"):
+        rooms["lobby"].broadcast(message)
+        assert peer.receive() == message
 
 
 def test_who_broadcasts_without_end_waits_for_the_loop_not_for_a_member(rooms: Rooms, opened: Opener) -> None:
@@ -157,6 +216,22 @@ def test_slow_members_share_one_log(rooms: Rooms, opened: Opener) -> None:
     assert rooms.stats()["waiting"] == 20
     outboxes = [ws.session.transport.waiting for ws in members]
     assert max(outboxes) <= 16_384 + ENTRY_WEIGHT
+
+
+def test_what_slow_members_have_not_taken_of_a_message_is_there_once(rooms: Rooms, opened: Opener) -> None:
+    pairs = [opened("tcp", buffer=SMALL) for _ in range(20)]
+    for ws, _ in pairs:
+        rooms["lobby"].join(ws)
+    message = bytes(MEGABYTE)
+    tracemalloc.start()
+    try:
+        rooms["lobby"].broadcast(message)
+        until(lambda: rooms.stats()["delivered"] == 20, "delivery")
+        assert tracemalloc.get_traced_memory()[1] < 4 * MEGABYTE
+    finally:
+        tracemalloc.stop()
+    assert min(ws.session.transport.waiting for ws, _ in pairs) > MEGABYTE // 2
+    assert all(peer.receive() == message for _, peer in pairs)
 
 
 def test_what_slow_members_left_is_let_go_when_they_have_caught_up_or_gone(rooms: Rooms, opened: Opener) -> None:

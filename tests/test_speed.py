@@ -1,10 +1,11 @@
-"""Speed may not be lost unseen: the processor time of an echo, beside that of raw gevent in the same run.
+"""Speed may not be lost unseen: the processor time of an echo beside that of raw gevent, and of a broadcast beside C.
 
-Not wall time: what else the machine does makes that longer.
+Both are measured in the same run. Not wall time: what else the machine does makes that longer.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import sys
@@ -15,6 +16,7 @@ from statistics import median
 
 import pytest
 
+from benchmarks import broadcast
 from benchmarks.crowd import OURS
 from benchmarks.environment import compile_programs
 from benchmarks.load import Sample, Scenario, measure
@@ -67,3 +69,20 @@ def test_an_echo_takes_little_more_processor_time_than_that_of_raw_gevent(
 ) -> None:
     ratios = pair.ratios(Scenario("small", 64, in_flight, 64, "text"))
     assert median(ratios) < bound, f"in {ROUNDS} rounds {ratios}"
+
+
+def test_a_broadcast_takes_little_more_processor_time_than_a_send_loop_in_c(tmp_path: Path) -> None:
+    if not shutil.which("cc"):
+        missing("a C compiler, for the audience")
+    broadcast.compile_audience(tmp_path)
+    room = Scenario("room", 200, 1, 200, "text")
+    options = argparse.Namespace(seconds=0.3, windows=2)
+    servers = {server.name: server for server in broadcast.SERVERS}
+
+    def measured(name: str) -> dict[str, Sample]:
+        return broadcast.take(servers[name], room, Path(sys.executable), tmp_path, options)
+
+    rounds = [(measured(broadcast.OURS), measured(broadcast.LIMIT)) for _ in range(3)]
+    for pace, bound in (("single", 2.2), ("busy", 1.5)):
+        ratios = [ours[pace]["member_us"] / limit[pace]["member_us"] for ours, limit in rounds]
+        assert median(ratios) < bound, f"{pace}: {ratios}"

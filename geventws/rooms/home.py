@@ -217,7 +217,7 @@ _homes: WeakSet[Home] = WeakSet()
 
 def _begin_in_child() -> None:
     for home in list(_homes):
-        home.begin()
+        home.close()  # a round that is under way is the parent's
 
 
 if hasattr(os, "register_at_fork"):  # Windows has none

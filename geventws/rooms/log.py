@@ -66,24 +66,21 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a member gets next, in one write, and the number of the entry behind it."""
+    """What a member that has all before one number gets next, in one write, and the number of the entry behind it."""
 
     entries: Sequence[Entry]
+    start: int
     stop: int
+    count: int  # messages
     size: int  # bytes
     excluded: Collection[str]  # ids of the members that do not get all of it
     prepared: Prepared
-
-    @property
-    def count(self) -> int:
-        """How many messages it has."""
-        return len(self.entries)
 
     def without(self, member: str) -> Batch:
         """Return what this member gets of it."""
         if member not in self.excluded:
             return self
-        return _joined([entry for entry in self.entries if member not in entry.excluded], self.stop)
+        return _joined([entry for entry in self.entries if member not in entry.excluded], self.start, self.stop)
 
 
 class Log:
@@ -224,11 +221,11 @@ def _batch(entries: Iterable[Entry], cursor: int) -> Batch:
         if taken and size > BATCH:
             break
         taken.append(entry)
-    return _joined(taken, taken[-1].number + 1 if taken else cursor)
+    return _joined(taken, cursor, taken[-1].number + 1 if taken else cursor)
 
 
-def _joined(entries: Sequence[Entry], stop: int) -> Batch:
+def _joined(entries: Sequence[Entry], start: int, stop: int) -> Batch:
     excluded: set[str] = set().union(*(entry.excluded for entry in entries))
     messages = [entry.prepared for entry in entries]
     prepared = messages[0] if len(messages) == 1 else Joined(messages)
-    return Batch(entries, stop, sum(entry.weight for entry in entries), excluded, prepared)
+    return Batch(entries, start, stop, len(entries), sum(entry.weight for entry in entries), excluded, prepared)
