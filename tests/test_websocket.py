@@ -94,7 +94,7 @@ def test_receive_interrupted_at_any_moment_loses_no_message(opened: Opener, kind
             (interrupted_at, partial(reader.kill, interrupt, block=False)),
         )
         assert reader.ready()
-        assert got in ([], ["one", "two"])
+        assert got in ([], ["one"], ["one", "two"])  # one where the loop was late, and others had their turn between
         got += [ws.receive(timeout=WITHIN) for _ in range(2 - len(got))]
         assert got == ["one", "two"]
         assert usable(ws, peer)
