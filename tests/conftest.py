@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import ssl
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import trustme
 from geventws import Rooms
 
 from .pairs import Opener, watched_hub
+from .servers import missing
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,3 +54,9 @@ def rooms() -> Iterator[Rooms]:
     rooms = Rooms(linger=0)
     yield rooms
     rooms.close()
+
+
+@pytest.fixture
+def bottle_websocket() -> None:
+    if find_spec("bottle_websocket") is None:
+        missing("bottle-websocket is not installed")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from importlib.util import find_spec
 
 import pytest
 import socketio
@@ -12,7 +11,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
 from .raw import CLOSE, PING, PONG, TEXT, Raw, close_frame, frame, request
-from .servers import COMPAT, DEADLINE, FRONT_ENDS, App, Server, get, legacy_apps, log_after, missing, wait_for
+from .servers import COMPAT, DEADLINE, FRONT_ENDS, App, Server, get, legacy_apps, log_after, wait_for
 
 pytestmark = pytest.mark.slow  # it starts servers or installs packages
 
@@ -242,12 +241,6 @@ def test_django_view_talks_until_its_client_leaves(app: App) -> None:
 def test_view_refuses_a_websocket_by_http(app: App, name: str) -> None:
     with pytest.raises(InvalidStatus, match="403"):
         app(name).connect("/refused")
-
-
-@pytest.fixture
-def bottle_websocket() -> None:
-    if find_spec("bottle_websocket") is None:
-        missing("bottle-websocket is not installed")
 
 
 @pytest.mark.usefixtures("bottle_websocket")

@@ -128,3 +128,17 @@ def test_a_client_that_stalls_while_it_catches_up_is_closed_as_any_other(rooms: 
         gevent.sleep(0.001)
     until(lambda: not len(room), "leaving of the stalled member")
     assert ws.close_code == 1013
+
+
+def test_what_is_forgotten_while_a_client_catches_up_is_told_by_a_close(rooms: Rooms, opened: Opener) -> None:
+    room = rooms["lobby"]
+    with room.join(opened()[0]) as me:
+        at = me.position
+        room.broadcast("missed")
+        ws, _ = opened()
+        assert room.join(ws, since=at).recovered is True
+        log = room.lane.log
+        log.expire(2 * int(1000 * time.time()))  # before it had its first turn
+        assert log.batch(log.end - 1, log.end) is None
+        until(lambda: ws.close_code == 1013, "the close")
+    assert rooms.stats()["closed_slow"] == 1

@@ -221,11 +221,9 @@ def test_threads_send_to_all_while_clients_come_and_go(servers: dict[str, Server
 
     with server.connect("/member"):  # the log's greenlet begins
         pass
-    counts = []
-    for _ in range(3):  # to nobody: after the first, what the threads themselves leave behind
+    for _ in range(3):  # to nobody: what the threads themselves leave behind
         talk()
-        counts.append(left(server)["greenlets"])
-    most = counts[-1] + counts[-1] - counts[-2]
+    most = left(server)["greenlets"] + 20  # for the threads that an executor may begin yet; a call has none of its own
 
     def come_and_go() -> None:
         while not done:
