@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .errors import (
+    BusUnavailable,
     CloseCode,
     ConnectionClosed,
     HandshakeError,
@@ -47,6 +48,7 @@ else:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BusUnavailable",
     "CloseCode",
     "ConnectionClosed",
     "HandshakeError",

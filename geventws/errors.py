@@ -86,6 +86,10 @@ class ConnectionClosed(WebSocketError):
         return type(self), (self.code, self.reason)
 
 
+class BusUnavailable(WebSocketError):
+    """What joins rooms with other processes cannot be reached, and a message cannot wait for it, or has long enough."""
+
+
 # RuntimeError too: gunicorn prints such an error of a worker class in one line.
 class MissingPackage(ImportError, RuntimeError):
     """A package that this part needs is not installed; the message has the pip command."""

@@ -1,4 +1,4 @@
-"""What travels in rooms: names, the JSON of objects, and what is added to it.
+"""What travels in rooms: names, the JSON of objects and what is added to it, and the bytes of messages on a bus.
 
 Pure, and without gevent.
 """
@@ -6,13 +6,21 @@ Pure, and without gevent.
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
-from ..message import to_json
+from ..message import Sendable, to_json
 
 LONGEST_NAME = 200  # bytes of UTF-8
 LARGEST_INFO = 4096  # characters of JSON
 ADDED = ("id", "at")  # keys that a kept object arrives with
+
+# Kinds of messages on a bus.
+TEXT, BINARY, JSON = "t", "b", "j"  # to members; JSON gets its keys added when it arrives
+CAME, LEFT = "+", "-"  # a person, into or from a room
+KICK, CLOSE = "k", "c"  # to all processes: close the sockets of a person, of a room
+BEAT = "*"  # to the process itself
 
 
 def check_name(name: object, what: str) -> str:
@@ -44,8 +52,97 @@ def check_keys(obj: object) -> None:
 
 
 def with_keys(text: str, id: str, at: str) -> str:
-    """Return the JSON text of an object with its id and position added; text of anything else as it is."""
+    """Return the JSON text of an object with its id and position added; text of anything else as it is.
+
+    An empty position, as of a message that the bus does not have yet, is not added.
+    """
     if not text.startswith("{"):
         return text
     comma = "" if text == "{}" else ","
-    return f'{text[:-1]}{comma}"id":"{id}","at":"{at}"}}'
+    position = f',"at":"{at}"' if at else ""
+    return f'{text[:-1]}{comma}"id":"{id}"{position}}}'
+
+
+# Messages on a bus: position, the position before it, key, bytes of the topic so far and header, a line of ASCII; then
+# the body. The key is the publisher's name and a number that grows.
+
+_member_id = re.compile(r"[0-9a-f]{12}-[0-9]{1,19}")
+_line = re.compile(rb"(-|[0-9]{1,20}-[0-9]{1,20}) (-|[0-9]{1,20}-[0-9]{1,20}) ([0-9a-f]{12})-([0-9]{1,19}) [0-9]+ "
+                   rb"([tbjkc*+-])([0-9a-f,-]*)")  # fmt: skip
+
+
+class Message(NamedTuple):
+    """A message as a bus brings it."""
+
+    position: str  # empty where it is not kept
+    before: str  # position of the one before it
+    publisher: str
+    number: int
+    kind: str
+    excluded: frozenset[str]  # ids of members
+    body: bytes
+
+    @property
+    def key(self) -> str:
+        """What tells it from all others, wherever it stands."""
+        return f"{self.publisher}-{self.number}"
+
+    @property
+    def for_members(self) -> str | bytes | None:
+        """What members get, None where it is not for them."""
+        if self.kind == BINARY:
+            return self.body
+        if self.kind == JSON:
+            return with_keys(self.body.decode(), self.key, self.position)
+        return self.body.decode() if self.kind == TEXT else None
+
+
+def content(kind: str, body: bytes, excluded: Iterable[str] = ()) -> bytes:
+    """Return the header and body of a message. What is no member's id excludes nobody."""
+    ids = ",".join(id for id in excluded if _member_id.fullmatch(id))
+    return b"%s%s\n%s" % (kind.encode(), ids.encode(), body)
+
+
+def parse_message(data: bytes) -> Message:
+    """Return the message that a bus brings. Raises ValueError for anything else."""
+    line, _, body = data.partition(b"\n")
+    match = _line.fullmatch(line)
+    if not match:
+        raise ValueError(f"no message of a room: {data[:80]!r}")
+    position, before, publisher, number, kind, excluded = (part.decode() for part in match.groups())
+    ids = frozenset(excluded.split(",")) if excluded else frozenset[str]()
+    body_is_text = kind in (TEXT, JSON)
+    if body_is_text:
+        body.decode()
+    return Message(position.strip("-"), before, publisher, int(number), kind, ids, body)
+
+
+def body_of(message: Sendable) -> tuple[str, bytes]:
+    """Return the kind and body of what an app sends. Raises TypeError or ValueError for what is no message."""
+    if isinstance(message, str):
+        return TEXT, message.encode()
+    if isinstance(message, (bytes, bytearray, memoryview)):
+        return BINARY, bytes(message)
+    raise TypeError(f"a message is str or bytes, not {type(message).__name__}; broadcast_json() sends other values")
+
+
+# Who is in a room: whether they linger, the length of the name, the name, and the JSON of info.
+
+_value = re.compile(rb"([hl])([0-9]*) (.*)", re.DOTALL)
+
+
+def member_value(user: str | None, info: Any, *, lingers: bool = False) -> bytes:
+    """Return what a bus keeps of a member."""
+    name = b"" if user is None else user.encode()
+    length = b"" if user is None else b"%d" % len(name)
+    return b"%s%s %s%s" % (b"l" if lingers else b"h", length, name, to_json(info).encode())
+
+
+def parse_member(value: bytes) -> tuple[str | None, Any, bool]:
+    """Return user, info and whether they linger. Raises ValueError for what no member_value() gave."""
+    match = _value.fullmatch(value)
+    if not match:
+        raise ValueError(f"no member of a room: {value[:80]!r}")
+    length = int(match[2] or 0)
+    user = match[3][:length].decode() if match[2] else None
+    return user, json.loads(match[3][length:]), match[1] == b"l"

@@ -5,6 +5,7 @@ Knows the hub, other threads and forks, and the clock; knows rooms by what it do
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import logging
 import os
@@ -12,6 +13,7 @@ import secrets
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 from weakref import WeakSet, WeakValueDictionary
@@ -21,9 +23,14 @@ from gevent import monkey
 
 from .. import loglines
 from ..deadlines import Deadline
+from ..errors import CloseCode
+from ..message import Prepared, Sendable
 from ..threads import call, here
 from ..websocket import WebSocket
-from .lane import Counts, Lane
+from .address import VARIABLE, choose
+from .envelope import Message
+from .lane import TOO_SLOW, Counts, Lane
+from .link import Link
 from .log import Limits, Position
 from .presence import Attendance, Present
 
@@ -32,7 +39,10 @@ log = logging.getLogger("geventws")
 T = TypeVar("T")
 Listener = Callable[[Any, str, Any], object]  # of a room, a user and their info
 
-SEVERAL_WORKERS = "several workers serve this app, and its rooms reach only the members on the same worker"
+SEVERAL_WORKERS = (
+    "several workers serve this app, and its rooms reach only the members on the same worker: "
+    f"{VARIABLE}=redis://localhost joins them"
+)
 
 _allocate_lock = monkey.get_original("_thread", "allocate_lock")
 
@@ -47,17 +57,22 @@ class Kept(Protocol):
     def begin(self) -> None:
         """Be empty."""
 
+    def gone(self, present: Present) -> None:
+        """Take note that a user has not come back."""
+
 
 class Home:
     """What the rooms of one Rooms have in common in this process: hub, names, counts, listeners and cleaning."""
 
     def __init__(self, limits: Limits, slow: Literal["close", "skip"], linger: float) -> None:
         self.limits = limits
+        self.linger = linger
+        self.links: list[tuple[str, Link]] = []  # by the addresses of their buses
         self.on_join: list[Listener] = []
         self.on_leave: list[Listener] = []
+        self.on_gap: list[Callable[[Any], object]] = []
         self.rooms: WeakValueDictionary[str, Any] = WeakValueDictionary()
         self.slow: Literal["close", "skip"] = slow
-        self._linger = linger
         self.begin()
         _homes.add(self)
 
@@ -67,7 +82,7 @@ class Home:
         self._lock = _allocate_lock()
         self._hub: Any = None  # of the members
         self.counts = Counts()
-        self.people: dict[str, list[WebSocket]] = {}  # the sockets of each user, once for each room they are in
+        self.people: dict[str, list[Any]] = {}  # the members that each user is, one for each socket and room
         self._kept: OrderedDict[str, Kept] = OrderedDict()  # rooms with history, the one that is quiet longest first
         self._lingering: deque[tuple[float, Kept, Present]] = deque()  # until when, by time.monotonic()
         self._cleaner: Deadline | None = None
@@ -75,11 +90,13 @@ class Home:
         self._events: deque[Callable[[], object]] = deque()
         self._teller: Any = None
         self._has_warned = False
-        self._process = secrets.token_hex(6)
+        self.process = secrets.token_hex(6)
         first = secrets.randbelow(1 << 32)  # so that no other process has the same positions
         self._numbers = itertools.count(first + 1)
         # A room that is new here can say that nothing is missing behind this, as none has lost anything later.
         self.start = Position(milliseconds(), first)
+        for _, link in self.links:
+            link.begin()
         for room in list(self.rooms.values()):
             room.begin()
 
@@ -89,7 +106,24 @@ class Home:
             room.lane.clear()
         if self._cleaner is not None:
             self._cleaner.cancel()
+        for _, link in self.links:
+            link.close()
         self.begin()
+
+    # Other processes
+
+    def link(self, topic: str) -> Link | None:
+        """Return what joins a topic with other processes."""
+        if len(self.links) < 2:
+            return self.links[0][1] if self.links else None
+        return choose(topic, self.links)
+
+    def reach(self, function: Callable[..., T], *args: Any) -> T:
+        """Run function, which may wait, on the hub of the members; where there are none, here."""
+        self._outlive_hub()
+        if self._hub is None or here.hub is self._hub:
+            return function(*args)
+        return call(self._hub, function, *args)
 
     # Threads
 
@@ -107,8 +141,8 @@ class Home:
         if self._hub is not None and self._hub.dead:
             self.begin()
 
-    def move_in(self, ws: WebSocket) -> None:
-        """Count a member. Raises RuntimeError where it lives on another hub than those who are here."""
+    def settle(self, ws: WebSocket) -> None:
+        """Live on the hub of a member. Raises RuntimeError where others live on another one."""
         self._outlive_hub()
         if self._hub is None:
             with self._lock:
@@ -118,8 +152,12 @@ class Home:
                 self._come_again()
         elif self._hub is not ws.hub:
             raise RuntimeError("the members of rooms live on one hub, and this WebSocket on another")
+
+    def move_in(self, ws: WebSocket) -> None:
+        """Count a member. Raises RuntimeError where others live on another hub."""
+        self.settle(ws)
         self.counts.members += 1
-        if ws.environ.get("wsgi.multiprocess") and not self._has_warned:
+        if ws.environ.get("wsgi.multiprocess") and not self._has_warned and not self.links:
             self._has_warned = True
             loglines.write(log, logging.WARNING, SEVERAL_WORKERS)
 
@@ -129,18 +167,22 @@ class Home:
         self._leave_hub()
 
     def _leave_hub(self) -> None:
-        if not self.counts.members and not self._lingering:
+        if not self.counts.members and not self._lingering and not any(link.span for _, link in self.links):
             self._hub = None
 
     # Names
 
     def name(self) -> str:
         """Return a name that nothing else has, in this or another process."""
-        return f"{self._process}-{next(self._numbers)}"
+        return f"{self.process}-{next(self._numbers)}"
 
     def position_behind(self, position: Position) -> Position:
         """Return the position of what is said now."""
         return Position(max(milliseconds(), position.milliseconds), next(self._numbers))
+
+    def now(self) -> int:
+        """Return the time in milliseconds since the epoch."""
+        return milliseconds()
 
     def lane(self) -> Lane:
         """Return a new lane."""
@@ -158,7 +200,7 @@ class Home:
 
     def let_linger(self, room: Kept, present: Present) -> None:
         """Tell that a user has left, unless one comes back before."""
-        self._lingering.append((time.monotonic() + self._linger, room, present))
+        self._lingering.append((time.monotonic() + self.linger, room, present))
         self.clean()
 
     def clean(self) -> None:
@@ -168,7 +210,7 @@ class Home:
         while self._lingering and self._lingering[0][0] <= time.monotonic():
             _, room, present = self._lingering.popleft()
             if room.attendance.let_go(present):
-                self.tell(self.on_leave, room, present)
+                room.gone(present)
         self._leave_hub()
         with self._lock:
             self._expire()
@@ -196,10 +238,41 @@ class Home:
 
     # Listeners
 
+    def say_to(self, user: str, message: Message) -> None:
+        """Have all sockets of a user here get a message."""
+        if (text := message.for_members) is not None:
+            self.post(user, text)
+
+    def post(self, user: str, message: Sendable) -> None:
+        """Have all sockets of a user here get a message. One that takes it not is too slow for rooms."""
+        prepared, counts = Prepared(message), self.counts
+        counts.broadcasts += 1
+        for ws in self.sockets(user):
+            if ws.post(prepared):
+                counts.delivered += 1
+            elif ws.closed:
+                pass
+            elif self.slow == "skip":
+                counts.skipped += 1
+            else:
+                counts.closed_slow += 1
+                ws.close(CloseCode.TRY_AGAIN_LATER, TOO_SLOW)
+
+    def sockets(self, user: str) -> Iterable[WebSocket]:
+        """Return the sockets of a user here, each once."""
+        return dict.fromkeys(member.ws for member in self.people.get(user, ()))
+
+    def tell_gap(self, room: Kept) -> None:
+        """Have listeners called for a room in which something may be missing."""
+        self._run_soon([partial(listener, room) for listener in self.on_gap])
+
     def tell(self, listeners: Iterable[Listener], room: Kept, present: Present) -> None:
         """Have listeners called in the order in which things happened, in a greenlet."""
         if present.user is not None:
-            self._events += [partial(listener, room, present.user, present.info) for listener in listeners]
+            self._run_soon([partial(listener, room, present.user, present.info) for listener in listeners])
+
+    def _run_soon(self, events: list[Callable[[], object]]) -> None:
+        self._events += events
         if self._events and (self._teller is None or self._teller.dead):
             self._teller = gevent.spawn_raw(self._run_listeners)
 
@@ -215,7 +288,20 @@ class Home:
 _homes: WeakSet[Home] = WeakSet()
 
 
+def _pass_away() -> None:
+    for home in list(_homes):
+        for _, link in home.links:
+            if link.span is not None:
+                with suppress(Exception, gevent.Timeout):  # others find out later
+                    gevent.with_timeout(1.0, link.span.pass_away, home.linger)
+
+
+atexit.register(_pass_away)
+
+
 def _begin_in_child() -> None:
+    if any(link.is_used for home in list(_homes) for _, link in home.links):
+        gevent.reinit()  # the hub, which only gevent's own fork does
     for home in list(_homes):
         home.close()  # a round that is under way is the parent's
 

@@ -19,6 +19,8 @@ from ..message import Joined, Prepared, Sendable
 BATCH = 16_384
 ENTRY_WEIGHT = 512  # bytes of memory that an entry takes beside its message
 
+LARGEST = (1 << 64) - 1  # number in a position
+
 _position = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 
 
@@ -33,12 +35,14 @@ class Position(NamedTuple):
 
 
 NOWHERE = Position(0, 0)  # of a message that is not kept
+UNKNOWN = Position(-1, -1)  # one that no client can name
 
 
 def parse_position(text: object) -> Position | None:
     """Return the position that a client's text names, None for anything else."""
     match = _position.fullmatch(text) if isinstance(text, str) else None
-    return Position(int(match[1]), int(match[2])) if match else None
+    position = Position(int(match[1]), int(match[2])) if match else UNKNOWN
+    return position if 0 <= max(position) <= LARGEST else None
 
 
 class Limits(NamedTuple):
@@ -52,14 +56,20 @@ class Limits(NamedTuple):
 class Entry:
     """A message on its way to members, and to history if it has a position."""
 
-    __slots__ = ("excluded", "number", "position", "prepared", "weight")
+    __slots__ = ("excluded", "is_silent", "number", "position", "prepared", "weight")
 
     def __init__(
-        self, message: Sendable, position: Position = NOWHERE, excluded: Collection[str] = frozenset()
+        self,
+        message: Sendable,
+        position: Position = NOWHERE,
+        excluded: Collection[str] = frozenset(),
+        *,
+        is_silent: bool = False,
     ) -> None:
         self.prepared = Prepared(message)
         self.position = position
         self.excluded = excluded  # ids of the members that do not get it
+        self.is_silent = is_silent  # who is here has it already: it is for history alone
         self.weight = self.prepared.size + ENTRY_WEIGHT  # bytes
         self.number = -1  # entries before it, once it is in a log
 
@@ -171,7 +181,8 @@ class Log:
                 return _batch(missed, cursor)
             cursor = live
         if self._batch is None or self._batch[:2] != (cursor, self.end):  # most members want the same
-            self._batch = cursor, self.end, _batch(islice(self._lane, cursor - self.first, None), cursor)
+            lane = islice(self._lane, cursor - self.first, None)
+            self._batch = cursor, self.end, _batch((entry for entry in lane if not entry.is_silent), self.end)
         return self._batch[2]
 
     # History
@@ -189,6 +200,13 @@ class Log:
             self._history_size -= entry.weight
             self.start = entry.position
             self.forgotten = entry.number + 1
+
+    def forget(self, start: Position) -> None:
+        """Drop all of history: what comes now is complete behind the position start."""
+        self._history.clear()
+        self._history_size = 0
+        self.start = start
+        self.forgotten = self.end
 
     def after(self, since: Position) -> int | None:
         """Return the number from which a client goes on that has all up to since; None where that cannot be proven."""
@@ -212,8 +230,8 @@ def _position_of(entry: Entry) -> Position:
     return entry.position
 
 
-def _batch(entries: Iterable[Entry], cursor: int) -> Batch:
-    """Return as many of the entries as leave in one write, one at least."""
+def _batch(entries: Iterable[Entry], end: int) -> Batch:
+    """Return as many of the entries as leave in one write, one at least; where there is none, end is behind them."""
     taken: list[Entry] = []
     size = 0
     for entry in entries:
@@ -221,7 +239,7 @@ def _batch(entries: Iterable[Entry], cursor: int) -> Batch:
         if taken and size > BATCH:
             break
         taken.append(entry)
-    return _joined(taken, cursor, taken[-1].number + 1 if taken else cursor)
+    return _joined(taken, cursor, taken[-1].number + 1 if taken else end)
 
 
 def _joined(entries: Sequence[Entry], start: int, stop: int) -> Batch:

@@ -50,6 +50,10 @@ class Attendance:
         del self._present[present.id]
         return False
 
+    def lingering(self, user: str | None) -> str | None:
+        """Return the id of the member as which a user lingers."""
+        return None if user is None else self._lingering.get(user)
+
     def let_go(self, present: Present) -> bool:
         """Take out the user that lingers since this member left, and return whether it still did."""
         user = present.user

@@ -11,13 +11,15 @@ from typing import Any, Union
 
 from ..errors import CloseCode
 from ..frames import close_payload
-from ..message import Prepared, Sendable, to_json
+from ..message import Sendable, to_json
 from ..threads import call, here
 from ..websocket import WebSocket
-from .envelope import check_info, check_keys, check_name, with_keys
-from .home import Home, milliseconds
-from .lane import TOO_SLOW, Place
-from .log import NOWHERE, Entry, parse_position
+from .bus import Away
+from .envelope import CLOSE, JSON, TEXT, Message, body_of, check_info, check_keys, check_name
+from .home import Home
+from .lane import Place
+from .link import Link
+from .log import NOWHERE, Entry, Position, parse_position
 from .presence import Attendance, Present
 
 Excluded = Union[Iterable["WebSocket | Member | str"], WebSocket, "Member"]
@@ -38,15 +40,16 @@ class History(list["str | bytes"]):
 class Member(Place):
     """One WebSocket in one room; a context manager that leaves it at the end of the block."""
 
-    __slots__ = ("info", "position", "recovered", "room", "user")
+    __slots__ = ("control", "info", "position", "recovered", "room", "user")
 
-    def __init__(self, room: Room, ws: WebSocket, user: str | None, info: Any, position: str, recovered: bool | None):
+    def __init__(self, room: Room, ws: WebSocket, user: str | None, info: Any) -> None:
         super().__init__(ws, room.home.name())
         self.room = room
         self.user = user
         self.info = info
-        self.position = position  # of the newest message before it joined, those of its catching up included
-        self.recovered = recovered  # whether it gets all behind its `since`; None where it named none
+        self.position = ""  # of the newest message before it joined, those of its catching up included
+        self.recovered: bool | None = None  # whether it gets all behind its `since`; None where it named none
+        self.control = ""  # the position of the bus' orders when it joined: older ones are not for it
 
     def __repr__(self) -> str:
         return f"<Member {self.id} of {self.room!r}>"
@@ -63,12 +66,15 @@ class Member(Place):
         """Count no more, here and as one of a user's sockets."""
         room, home, user = self.room, self.room.home, self.user
         if user is not None:
-            sockets = home.people[user]
-            sockets.remove(self.ws)
-            if not sockets:
+            members = home.people[user]
+            members.remove(self)
+            if not members:
                 del home.people[user]
         present = Present(self.id, user, self.info)
-        if room.attendance.leave(present):
+        lingers = room.attendance.leave(present)
+        if room.link is not None:
+            room.link.span.depart(room, self, lingers=lingers)
+        if lingers:
             home.let_linger(room, present)
         home.move_out()
 
@@ -80,13 +86,19 @@ class Member(Place):
 class Room:
     """All who have joined under one name."""
 
-    __slots__ = ("__weakref__", "attendance", "home", "lane", "name")
+    __slots__ = ("__weakref__", "attendance", "home", "lane", "name", "topic")
 
     def __init__(self, home: Home, name: str) -> None:
         """Apps get theirs from Rooms."""
         self.home = home
         self.name = name
+        self.topic = f"{{{name}}}"  # in braces, by which a cluster would keep together what is of one room
         self.begin()
+
+    @property
+    def link(self) -> Link | None:
+        """What joins the room with its members on other processes."""
+        return self.home.link(self.topic)
 
     def begin(self) -> None:
         """Be empty."""
@@ -111,26 +123,50 @@ class Room:
         if user is not None:
             check_name(user, "user")
         info = check_info(info)
-        is_closed = ws.closed
         member: Member | None = self.lane.places.get(ws)
         if member is not None:
             member.uses += 1
             return member
-        line = self.lane.log
-        line.expire(milliseconds())
+        member = Member(self, ws, user, info)
+        if self.link is None:
+            self._enter(member, since)
+        else:
+            self.home.settle(ws)
+            self.link.join(self, member, lambda: self._enter(member, since))
+        return member
+
+    def _enter(self, member: Member, since: str | None) -> bool:
+        """Let a member hear from now on, and return whether it is there."""
+        ws, home, line = member.ws, self.home, self.lane.log
+        line.expire(self._now())
         start = parse_position(since)
         cursor = None if start is None else line.after(start)
-        recovered = None if since is None else cursor is not None
-        member = Member(self, ws, user, info, str(line.position), recovered)
-        if not is_closed:  # else its view may still have messages to work on, but it hears no more
-            self.home.move_in(ws)
-            self.lane.enter(member, line.end if cursor is None else cursor)
-            if user is not None:
-                self.home.people.setdefault(user, []).append(ws)
-            present = Present(member.id, user, info)
-            if self.attendance.enter(present):
-                self.home.tell(self.home.on_join, self, present)
-        return member
+        member.position = str(line.position)
+        member.recovered = None if since is None else cursor is not None
+        if ws.closed:
+            return False  # its view may still have messages to work on, but it hears no more
+        home.move_in(ws)
+        self.lane.enter(member, line.end if cursor is None else cursor)
+        if member.user is not None:
+            home.people.setdefault(member.user, []).append(member)
+        present = Present(member.id, member.user, member.info)
+        if self.link is not None and (before := self.attendance.lingering(member.user)):
+            self.link.span.register.leave(before)
+        if self.attendance.enter(present) and self.link is None:
+            home.tell(home.on_join, self, present)
+        return True
+
+    def gone(self, present: Present) -> None:
+        """Take note that a user has not come back."""
+        if self.link is None:
+            self.home.tell(self.home.on_leave, self, present)
+        else:
+            self.link.span.register.leave(present.id)
+            self.link.span.leave_room(self)
+
+    def _now(self) -> int:
+        link = self.link
+        return self.home.now() + (link.span.skew if link is not None and link.span is not None else 0)
 
     def leave(self, ws: WebSocket) -> None:
         """Take a WebSocket out, if it is in here."""
@@ -142,12 +178,16 @@ class Room:
             self.lane.leave(member, wholly=True)
 
     def members(self) -> list[Present]:
-        """Return who is here. A user who has just left is, until on_leave is told."""
-        return self.attendance.members()
+        """Return who is here. A user who has just left is, until on_leave is told.
+
+        While the bus is away that is who is here in this process.
+        """
+        found = None if self.link is None else self.link.members(self.topic)
+        return self.attendance.members() if found is None else found
 
     def users(self) -> list[str]:
-        """Return the names of the users who are here, each once."""
-        return self.attendance.users()
+        """Return the names of the users who are here, each once, as members() does."""
+        return list(dict.fromkeys(present.user for present in self.members() if present.user is not None))
 
     def __len__(self) -> int:
         """Return how many WebSockets of this process are here."""
@@ -160,7 +200,10 @@ class Room:
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Close the WebSockets that are here. Raises ValueError for a code that may not be sent."""
         close_payload(code, reason)
-        self.home.run(self.lane.close, code, reason)
+        if self.link is None:
+            self.home.run(self.lane.close, code, reason)
+        else:
+            self.home.reach(self.link.order, CLOSE, [self.name, code, reason])
 
     # Messages
 
@@ -177,7 +220,7 @@ class Room:
         no part of history, and has no position. confirm is seconds to wait until a bus has the message; without one it
         has arrived. Members are excluded by their WebSocket, themselves or their id.
         """
-        return self.home.run(self._say, message, _listed(exclude), keep)
+        return self._say(*body_of(message), exclude, keep, confirm)
 
     def broadcast_json(
         self,
@@ -194,20 +237,38 @@ class Room:
         text = to_json(obj)
         if keep:
             check_keys(obj)
-        return self.home.run(self._say, text, _listed(exclude), keep, keep)
+        return self._say(JSON if keep else TEXT, text.encode(), exclude, keep, confirm)
 
-    def _say(
-        self, message: Sendable, exclude: tuple[WebSocket | Member | str, ...], keep: bool, adds_keys: bool = False
+    def _say(self, kind: str, body: bytes, exclude: Excluded, keep: bool, confirm: float | None) -> str | None:
+        items = _listed(exclude)
+        if self.link is None:
+            return self.home.run(self._say_here, kind, body, items, keep)
+        return self.home.reach(self._say_anywhere, kind, body, items, keep, confirm)
+
+    def _say_anywhere(
+        self, kind: str, body: bytes, exclude: tuple[WebSocket | Member | str, ...], keep: bool, confirm: float | None
+    ) -> str | None:
+        assert self.link is not None
+        return self.link.say(self.topic, kind, body, self._ids(exclude), keep, confirm)
+
+    def _say_here(
+        self, kind: str, body: bytes, exclude: tuple[WebSocket | Member | str, ...], keep: bool
     ) -> str | None:
         self.lane.hold_back()
         position = self.home.position_behind(self.lane.log.position) if keep else NOWHERE
-        if adds_keys and isinstance(message, str):
-            message = with_keys(message, self.home.name(), str(position))
-        self.lane.push(Entry(message, position, frozenset(self._ids(exclude))))
+        publisher, _, number = self.home.name().partition("-")
+        at = str(position) if keep else ""
+        self.hear(Message(at, "", publisher, int(number), kind, frozenset(self._ids(exclude)), body), position)
         if not keep:
             return None
         self.home.keep(self)
-        return str(position)
+        return at
+
+    def hear(self, message: Message, position: Position = NOWHERE, *, is_new: bool = True) -> None:
+        """Have the members here get a message; where they have it already, have only history get it."""
+        text = message.for_members
+        if text is not None:
+            self.lane.push(Entry(text, position, message.excluded, is_silent=not is_new))
 
     def _ids(self, exclude: tuple[WebSocket | Member | str, ...]) -> Iterator[str]:
         for item in exclude:
@@ -225,11 +286,30 @@ class Room:
 
     def history(self, since: str | None = None, limit: int | None = None) -> History:
         """Return what was kept: behind the position `since` if given, and of that the newest `limit` messages."""
-        return self.home.run(self._history, since, limit)
+        if self.link is None:
+            return self.home.run(self._history, since, limit)
+        try:
+            return self._kept_history(self.link, since, limit)
+        except Away:
+            history = self.home.reach(self._history, since, limit)
+            history.complete = False
+            return history
+
+    def _kept_history(self, link: Link, since: str | None, limit: int | None) -> History:
+        start = parse_position(since)
+        if since is None:
+            page = link.history(self.topic, None, None if limit is None else limit + 1)
+        else:
+            page = link.history(self.topic, str(start), None) if start else link.history(self.topic, None, 0)
+        is_known = since is None or (start is not None and page.is_proven)
+        kept = page.messages if is_known else []
+        taken = kept if limit is None else kept[max(len(kept) - limit, 0) :]
+        messages = [text for message in taken if (text := message.for_members) is not None]
+        return History(messages, page.newest, is_known and len(taken) == len(kept))
 
     def _history(self, since: str | None, limit: int | None) -> History:
         line = self.lane.log
-        line.expire(milliseconds())
+        line.expire(self._now())
         position = None if since is None else parse_position(since)
         start = 0 if since is None else line.after(position) if position is not None else None
         entries = [] if start is None else line.history(start)
@@ -246,7 +326,8 @@ class Local:
 
     def broadcast(self, message: Sendable, exclude: Excluded = ()) -> None:
         """Have them get a message that is no part of history."""
-        self._room.home.run(self._room._say, message, _listed(exclude), False)
+        room = self._room
+        room.home.run(room._say_here, *body_of(message), _listed(exclude), False)
 
     def broadcast_json(self, obj: Any, exclude: Excluded = ()) -> None:
         """Have them get an object as JSON that is no part of history."""
@@ -263,32 +344,20 @@ class User:
 
     def broadcast(self, message: Sendable) -> None:
         """Have each of them get a message once, which is no part of history."""
-        self._home.run(self._say, message)
+        home, topic = self._home, f"@{self.name}"
+        link = home.link(topic)
+        if link is None:
+            home.run(home.post, self.name, message)
+        else:
+            home.reach(link.say, topic, *body_of(message), (), False)
 
     def broadcast_json(self, obj: Any) -> None:
         """Have each of them get an object as JSON once, which is no part of history."""
         self.broadcast(to_json(obj))
 
-    def _sockets(self) -> Iterable[WebSocket]:
-        return dict.fromkeys(self._home.people.get(self.name, ()))
-
-    def _say(self, message: Sendable) -> None:
-        prepared, counts = Prepared(message), self._home.counts
-        counts.broadcasts += 1
-        for ws in self._sockets():
-            if ws.post(prepared):
-                counts.delivered += 1
-            elif ws.closed:
-                pass
-            elif self._home.slow == "skip":
-                counts.skipped += 1
-            else:
-                counts.closed_slow += 1
-                ws.close(CloseCode.TRY_AGAIN_LATER, TOO_SLOW)
-
     def disconnect(self, spared: WebSocket | None, code: int, reason: str) -> None:
         """Close all but one."""
-        for ws in self._sockets():
+        for ws in self._home.sockets(self.name):
             if ws is not spared:
                 ws.close(code, reason)
 

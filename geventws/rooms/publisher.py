@@ -1,0 +1,231 @@
+"""Publisher: messages of one hub on their way to a bus, in batches, and whether the bus is there.
+
+Knows a Bus and the hub; knows no room.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, NamedTuple
+
+import gevent
+from gevent.event import Event
+
+from .. import loglines
+from ..errors import BusUnavailable
+from .bus import Away, Bus, Parcel, Refused
+
+log = logging.getLogger("geventws")
+
+MOST = 200  # messages of a batch
+LARGEST = 1 << 20  # bytes of a batch
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts
+
+
+class Buffer(NamedTuple):
+    """What may wait for a bus."""
+
+    messages: int
+    size: int  # bytes
+
+
+class Health:
+    """Whether a bus is away, by those who use it: one line in the log when it goes, one when it is back."""
+
+    def __init__(self, shown: str) -> None:
+        self.shown = shown
+        self.since = 0.0  # by time.monotonic()
+        self.caught_up = 0  # messages that were read later than they were said
+        self.gaps = 0  # times that something may be missing in a room
+        self.refused = 0  # messages
+        self.reconnects = 0
+        self.on_change: list[Callable[[], None]] = []
+        self._missing: set[object] = set()
+        self._counts = 0, 0
+        self._last_refusal = -1e9
+
+    @property
+    def is_away(self) -> bool:
+        """Whether anybody misses it."""
+        return bool(self._missing)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been away."""
+        return monotonic() - self.since if self.is_away else 0.0
+
+    def miss(self, who: object, why: Exception) -> None:
+        """Note that somebody has tried in vain, and not for the first time."""
+        was_away = self.is_away
+        self._missing.add(who)
+        if not was_away:
+            self.since = monotonic()
+            self._counts = self.caught_up, self.gaps
+            line = "the bus of rooms is away, members hear only what is said in their own process: %s"
+            loglines.write(log, logging.WARNING, line, loglines.printable(str(why)))
+            self._tell()
+
+    def find(self, who: object) -> None:
+        """Note that somebody has reached it."""
+        if who not in self._missing:
+            return
+        seconds = self.seconds
+        self._missing.discard(who)
+        if not self.is_away:
+            line = "the bus of rooms is back after %.1f s: %d messages caught up, %d gaps"
+            caught_up, gaps = self.caught_up - self._counts[0], self.gaps - self._counts[1]
+            loglines.write(log, logging.WARNING, line, seconds, caught_up, gaps)
+            self._tell()
+
+    def refuse(self, why: Exception) -> None:
+        """Note that the bus refuses something, and log it once in 10 seconds."""
+        self.refused += 1
+        if monotonic() - self._last_refusal > 10:
+            self._last_refusal = monotonic()
+            line = "the bus of rooms refuses: %s"
+            loglines.write(log, logging.ERROR, line, loglines.printable(str(why)))
+
+    def _tell(self) -> None:
+        for listener in self.on_change:
+            listener()
+
+
+class Attempts:
+    """How often somebody has tried in vain to reach a bus, and how long they wait until they try again."""
+
+    def __init__(self, health: Health, who: object) -> None:
+        self._health = health
+        self._who = who
+        self._failures = 0
+
+    def fail(self, why: Exception) -> None:
+        """Wait until it is time for another attempt: at once after the first, as that may be one lost connection."""
+        self._failures += 1
+        if self._failures > 1:
+            self._health.miss(self._who, why)
+            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._failures - 2))
+            gevent.sleep(pause * random.uniform(0.5, 1.0))
+
+    def succeed(self) -> None:
+        """Begin anew."""
+        self._failures = 0
+        self._health.find(self._who)
+
+
+class Outgoing:
+    """A message that the bus does not have yet, as far as is known."""
+
+    __slots__ = ("_done", "outcome", "parcel")
+
+    def __init__(self, parcel: Parcel) -> None:
+        self.parcel = parcel
+        self.outcome: str | Refused | None = None  # its position, once the bus has it
+        self._done: Event | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of it."""
+        return len(self.parcel.content)
+
+    def end(self, outcome: str | Refused) -> None:
+        """Note what became of it."""
+        self.outcome = outcome
+        if self._done is not None:
+            self._done.set()
+
+    def wait(self, seconds: float) -> str | Refused | None:
+        """Return what became of it within this time."""
+        if self.outcome is None:
+            self._done = Event()
+            self._done.wait(seconds)
+        return self.outcome
+
+
+class Publisher:
+    """Gives a bus the messages of one hub, in their order: one by one, or what has gathered while the bus was busy."""
+
+    def __init__(self, bus: Bus, buffer: Buffer, health: Health) -> None:
+        self.name = secrets.token_hex(6)
+        self.waiting: deque[Outgoing] = deque()
+        self.size = 0  # bytes that wait
+        self._bus = bus
+        self._buffer = buffer
+        self._health = health
+        self._number = 0
+        self._greenlet: Any = None
+
+    def put(self, topic: str, content: bytes, is_kept: bool) -> Outgoing:
+        """Take a message behind all others. Raises BusUnavailable where there is no room for it."""
+        self._check_room(len(content))
+        self._number += 1
+        outgoing = Outgoing(Parcel(topic, f"{self.name}-{self._number}", content, is_kept))
+        self.waiting.append(outgoing)
+        self.size += outgoing.size
+        if self._greenlet is None or self._greenlet.dead:
+            self._greenlet = gevent.spawn_raw(self._run)
+        return outgoing
+
+    def _check_room(self, size: int) -> None:
+        buffer = self._buffer
+        if len(self.waiting) < buffer.messages and self.size + size <= buffer.size:
+            return
+        option = f"buffer={buffer.messages}" if len(self.waiting) >= buffer.messages else f"buffer_bytes={buffer.size}"
+        state = f"has been away for {self._health.seconds:.1f} s" if self._health.is_away else "is behind"
+        raise BusUnavailable(f"{self._health.shown} {state}, and no more than {option} of rooms may wait for it")
+
+    def withdraw(self, outgoing: Outgoing) -> bool:
+        """Take a message back, and return whether the bus cannot have it."""
+        if outgoing not in self.waiting or outgoing in self._batch():
+            return False
+        self.waiting.remove(outgoing)
+        self.size -= outgoing.size
+        return True
+
+    def forget_passing(self) -> None:
+        """Let go of what means nothing a moment later."""
+        self.waiting = deque(outgoing for outgoing in self.waiting if outgoing.parcel.is_kept)
+        self.size = sum(outgoing.size for outgoing in self.waiting)
+
+    def _batch(self) -> list[Outgoing]:
+        batch: list[Outgoing] = []
+        size = 0
+        for outgoing in self.waiting:
+            size += outgoing.size
+            if batch and (size > LARGEST or len(batch) == MOST):
+                break
+            batch.append(outgoing)
+        return batch
+
+    def _run(self) -> None:
+        attempts = Attempts(self._health, self)
+        again = False
+        while self.waiting:
+            batch = self._batch()
+            try:
+                outcomes = self._bus.publish([outgoing.parcel for outgoing in batch], again)
+            except Away as exc:
+                again = True
+                attempts.fail(exc)
+                continue
+            except Refused as exc:
+                outcomes = [exc] * len(batch)
+            except Exception as exc:
+                log.exception("messages of rooms were lost")
+                outcomes = [Refused(str(exc))] * len(batch)
+            again = False
+            attempts.succeed()
+            for outgoing, outcome in zip(batch, outcomes, strict=True):
+                if isinstance(outcome, Refused):
+                    self._health.refuse(outcome)
+                self._take_out(outgoing)
+                outgoing.end(outcome)
+
+    def _take_out(self, outgoing: Outgoing) -> None:
+        if self.waiting and self.waiting[0] is outgoing:  # else it was let go of meanwhile
+            self.waiting.popleft()
+            self.size -= outgoing.size

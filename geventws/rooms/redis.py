@@ -1,0 +1,394 @@
+"""Redis as the bus of rooms. The only module that imports redis.
+
+Of redis-py a Connection is used, over sockets of gevent: so the hub runs on, patched or not. Its clients, pools and
+PubSub are not: they send again what a server may have done already, and connect anew without a word.
+"""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from hashlib import sha1
+from typing import Any, TypeVar
+
+import gevent.socket
+import gevent.ssl
+from gevent import monkey
+from gevent.lock import BoundedSemaphore
+
+from ..errors import MissingPackage
+from .address import Address
+from .bus import CONTROL, Away, Change, Page, Parcel, Refused
+from .envelope import Message, parse_message
+from .log import Limits
+from .scripts import CHANGE, DEAD, FORGET, LEASE, MEMBERS, PUBLISH, REAP, TOUCH
+
+try:
+    import redis
+    from redis import exceptions
+    from redis.backoff import NoBackoff
+    from redis.connection import Connection
+    from redis.retry import Retry
+except ImportError as exc:
+    raise MissingPackage(f"rooms on Redis need the redis package: pip install 'geventws[redis]' ({exc})") from exc
+
+T = TypeVar("T")
+
+TIMEOUT = 2.5  # seconds that an answer may take
+SHORTEST_LIFE = 60.0  # seconds that keys live at least, so that a process can keep them from ending
+PAGE = 500  # messages that are read at once
+GROUP = 100  # topics or changes of one script
+SPARE = 8  # connections that a thread keeps
+# What a server says that is not what it was, or not yet: another may be, or it later.
+PASSING = ("READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS", "UNBLOCKED")
+
+_local = monkey.get_original("_thread", "_local")
+
+
+class _Connection(Connection):  # type: ignore[misc]
+    """A connection over gevent's sockets, which does nothing a second time by itself."""
+
+    def __init__(self, address: Address, host: tuple[str, int], timeout: float, *, is_sentinel: bool = False) -> None:
+        settings = address.parameters
+        names = ("sentinel_username", "sentinel_password") if is_sentinel else ()
+        username, password = [settings.get(name) for name in names] or [address.username, address.password]
+        super().__init__(
+            *host,
+            db=0 if is_sentinel else address.database,
+            username=username,
+            password=password,
+            socket_timeout=timeout,
+            socket_connect_timeout=TIMEOUT,
+            protocol=2,  # redis-py 8 would else read confirmations of a subscription by recursion
+            retry=Retry(NoBackoff(), 0),
+            health_check_interval=0,
+        )
+        self._address = address
+        self.scripts: set[str] = set()  # that the server has had from this connection
+
+    def _connect(self) -> Any:
+        address = self._address
+        if address.path:
+            sock = gevent.socket.socket(gevent.socket.AF_UNIX)
+            sock.settimeout(TIMEOUT)
+            sock.connect(address.path)
+        else:
+            sock = gevent.socket.create_connection((self.host, self.port), TIMEOUT)
+            sock.setsockopt(gevent.socket.IPPROTO_TCP, gevent.socket.TCP_NODELAY, 1)
+            sock.setsockopt(gevent.socket.SOL_SOCKET, gevent.socket.SO_KEEPALIVE, 1)
+        if address.tls:
+            sock = _context(address.parameters).wrap_socket(sock, server_hostname=self.host)
+        sock.settimeout(self.socket_timeout)
+        return sock
+
+
+def _context(parameters: dict[str, str]) -> Any:
+    context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if authority := parameters.get("ssl_ca_certs"):
+        context.load_verify_locations(authority)
+    else:
+        context.load_default_certs()
+    if certificate := parameters.get("ssl_certfile"):
+        context.load_cert_chain(certificate, parameters.get("ssl_keyfile"))
+    context.check_hostname = parameters.get("ssl_check_hostname", "true").lower() not in ("0", "no", "false")
+    return context
+
+
+class _Pool(_local):  # type: ignore[misc, valid-type]
+    """The connections of this OS thread that nobody uses now. A socket of gevent belongs to one hub."""
+
+    def __init__(self) -> None:
+        self.free: list[_Connection] = []
+
+
+class Redis:
+    """A Redis server, or Valkey, as the Bus of rooms."""
+
+    def __init__(self, address: Address, namespace: str, limits: Limits) -> None:
+        """Connect to nothing yet."""
+        self.shown = address.shown
+        self._address = address
+        self._limits = limits
+        # Channels know nothing of databases.
+        self._prefix = f"{namespace}:{address.database}:"
+        self._life = int(max(limits.seconds, SHORTEST_LIFE) * 1000)  # milliseconds
+        self._pool = _Pool()
+
+    # Connections
+
+    def _connect(self, timeout: float = TIMEOUT) -> _Connection:
+        connection = _Connection(self._address, self._host(), timeout)
+        self._ask(connection, connection.connect)
+        return connection
+
+    def _host(self) -> tuple[str, int]:
+        address = self._address
+        if not address.service:
+            return address.hosts[0] if address.hosts else ("", 0)
+        answers = []
+        for host in address.hosts:
+            sentinel = _Connection(address, host, TIMEOUT, is_sentinel=True)
+            try:
+                answer = self._ask(sentinel, _call, sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service)
+                if answer:
+                    return answer[0].decode(), int(answer[1])
+                answers.append(f"knows no service {address.service!r}")
+            except (Away, Refused) as exc:
+                answers.append(str(exc))
+            finally:
+                sentinel.disconnect()
+        raise Away(f"no sentinel of {self.shown} tells where the server is: {'; '.join(answers)}")
+
+    def _ask(self, connection: _Connection, function: Callable[..., T], *args: Any) -> T:
+        """Return what function does with a connection. Raises Away, and closes it, or Refused."""
+        try:
+            return function(*args)
+        except exceptions.AuthenticationError as exc:
+            connection.disconnect()
+            raise Away(f"{self.shown} refuses the user or password that its URL has: {exc}") from exc
+        except exceptions.NoPermissionError as exc:
+            raise Refused(
+                f"{exc}: rooms need a user with ~{self._prefix}* &{self._prefix}* +@read +@write +@pubsub +@scripting"
+            ) from exc
+        except exceptions.ResponseError as exc:
+            if str(exc).startswith(PASSING) or isinstance(exc, exceptions.ReadOnlyError):
+                connection.disconnect()
+                raise Away(f"{self.shown}: {exc}") from exc
+            raise Refused(str(exc)) from exc
+        except (exceptions.RedisError, OSError) as exc:
+            connection.disconnect()
+            raise Away(f"{self.shown}: {exc}") from exc
+        except BaseException:  # an answer that nobody has read must not be the next one's
+            connection.disconnect()
+            raise
+
+    def _do(self, function: Callable[..., T], *args: Any) -> T:
+        """Return what function does with a connection of this thread that nobody else uses meanwhile."""
+        free = self._pool.free
+        connection = free.pop() if free else self._connect()
+        try:
+            result = self._ask(connection, function, connection, *args)
+        except Away:
+            # Whatever ended this one has ended the others too.
+            while free:
+                free.pop().disconnect()
+            raise
+        finally:
+            if connection._sock is not None and len(free) < SPARE:
+                free.append(connection)
+        return result
+
+    def _run(self, script: str, keys: Sequence[str], *args: Any) -> Any:
+        return self._do(_run, script, keys, args)
+
+    def feed(self, silence: float) -> Feed:
+        """Return a new connection that brings what is said."""
+        return Feed(self, self._connect(silence), self._prefix)
+
+    def close(self) -> None:
+        """Close the connections of this thread that nobody uses."""
+        while self._pool.free:
+            self._pool.free.pop().disconnect()
+
+    # Messages
+
+    def publish(self, parcels: Sequence[Parcel], again: bool) -> list[str | Refused]:
+        """Keep or just say messages, in one piece, and return the position of each."""
+        keys: list[str] = []
+        # The server keeps some hundred of small messages anyway, and by them a reader finds what it missed.
+        args: list[Any] = [int(again), max(self._limits.messages, 100), max(self._limits.size, 1), self._life]
+        for topic, key, content, is_kept in parcels:
+            if is_kept:
+                keys += self._keys(topic)[:2]
+            args += [self._channel(topic), key, content, int(is_kept)]
+        return [_outcome(id) for id in self._run(PUBLISH, keys, *args)]
+
+    def touch(self, topics: Sequence[str]) -> tuple[int, list[str]]:
+        """Keep rooms from being forgotten, and return the time in milliseconds and their newest positions."""
+        age, now = int(self._limits.seconds * 1000), 0
+        newest: list[str] = []
+        for i in range(0, len(topics), GROUP):
+            keys = [key for topic in topics[i : i + GROUP] for key in self._keys(topic)]
+            time, *ids = self._run(TOUCH, keys, self._life, age, secrets.randbelow(1 << 32))
+            now = int(time)
+            for id in ids:
+                outcome = _outcome(id)
+                if isinstance(outcome, Refused):
+                    raise outcome
+                newest.append(outcome)
+        return now, newest
+
+    def history(self, topic: str, since: str | None = None, limit: int | None = None) -> Page:
+        """Return what was kept: behind a position, or what is still history."""
+        log = self._keys(topic)[0]
+        now, (newest,) = self.touch([topic])
+        if since is None:
+            most = self._limits.messages
+            messages = self._newest(log, most if limit is None else min(limit, most))
+            oldest = now - self._limits.seconds * 1000
+            messages = [message for message in messages if int(message.position.split("-")[0]) >= oldest]
+            return Page(messages, messages[-1].position if messages else newest, True)
+        messages = self._read(log, since)
+        if messages and messages[0].position == since:
+            del messages[0]
+            is_proven = True
+        else:
+            is_proven = messages[0].before == since if messages else newest == since
+        return Page(messages, messages[-1].position if messages else newest, is_proven)
+
+    def whole(self, topic: str) -> Page:
+        """Return all that is there."""
+        _, (newest,) = self.touch([topic])
+        messages = self._read(self._keys(topic)[0], "-")
+        return Page(messages, messages[-1].position if messages else newest, False)
+
+    def _read(self, log: str, start: str) -> list[Message]:
+        messages: list[Message] = []
+        while True:
+            page = self._do(_call, "XRANGE", log, start, "+", "COUNT", PAGE)
+            messages += map(_message, page)
+            if len(page) < PAGE:
+                return messages
+            start = f"({page[-1][0].decode()}"
+
+    def _newest(self, log: str, count: int) -> list[Message]:
+        messages: list[Message] = []
+        end = "+"
+        while len(messages) < count:
+            wanted = min(PAGE, count - len(messages))
+            page = self._do(_call, "XREVRANGE", log, end, "-", "COUNT", wanted)
+            messages += map(_message, page)
+            if len(page) < wanted:
+                break
+            end = f"({page[-1][0].decode()}"
+        return messages[::-1]
+
+    # Who is there
+
+    def change(self, process: str, changes: Sequence[Change]) -> tuple[str, list[str]]:
+        """Note who is in rooms, and return the newest positions of the control topic and of the rooms."""
+        keys = [f"{self._prefix}rooms:{process}", self._keys(CONTROL)[1]]
+        args: list[Any] = [self._life]
+        for topic, action, id, _, value in changes:
+            keys += self._keys(topic)[1:]
+            args += [action, id, value, topic, self._channel(topic)]
+        control, *newest = (id.decode().split(" ")[0] for id in self._run(CHANGE, keys, *args))
+        return control, newest
+
+    def members(self, topic: str) -> list[tuple[str, bytes]]:
+        """Return id and value of all who are in a room, on processes that are alive."""
+        found = self._run(MEMBERS, [self._keys(topic)[2]], f"{self._prefix}lease:")
+        return [(id.decode(), value) for id, value in zip(found[::2], found[1::2], strict=True)]
+
+    def lease(self, process: str, seconds: float) -> bool:
+        """Have a process count as alive for a while, and tell it so; return whether it counted as that before."""
+        keys = [f"{self._prefix}lease:{process}", f"{self._prefix}processes"]
+        return bool(self._run(LEASE, keys, process, int(seconds * 1000), self._channel(f"#{process}")))
+
+    def reap(self) -> int:
+        """Take out the members of processes that are alive no more, and return how many processes those were."""
+        processes = f"{self._prefix}processes"
+        dead = [process.decode() for process in self._run(DEAD, [processes])]
+        for process in dead:
+            lease, rooms = f"{self._prefix}lease:{process}", f"{self._prefix}rooms:{process}"
+            for topic in self._do(_call, "SMEMBERS", rooms):
+                name = topic.decode()
+                self._run(REAP, [lease, rooms, *self._keys(name)[2:]], process, name, self._channel(name))
+            self._run(FORGET, [lease, processes, rooms], process)
+        return len(dead)
+
+    # Names
+
+    def _channel(self, topic: str) -> str:
+        return self._prefix + topic
+
+    def _keys(self, topic: str) -> list[str]:
+        return [f"{self._prefix}{topic}:{part}" for part in ("log", "last", "who", "users")]
+
+
+class Feed:
+    """A connection to Redis on which it says what is new."""
+
+    def __init__(self, bus: Redis, connection: _Connection, prefix: str) -> None:
+        self._bus = bus
+        self._connection = connection
+        self._prefix = prefix
+        self._lock = BoundedSemaphore()  # of writing: a command must not end up inside another
+
+    def add(self, topics: Sequence[str]) -> None:
+        """Ask for topics."""
+        self._send("SUBSCRIBE", topics)
+
+    def remove(self, topics: Sequence[str]) -> None:
+        """Ask for topics no more."""
+        self._send("UNSUBSCRIBE", topics)
+
+    def _send(self, command: str, topics: Sequence[str]) -> None:
+        with self._lock:
+            for i in range(0, len(topics), PAGE):
+                channels = [self._prefix + topic for topic in topics[i : i + PAGE]]
+                self._bus._ask(self._connection, self._connection.send_command, command, *channels)
+
+    def read(self) -> tuple[str, bytes | None] | None:
+        """Return a topic and what is said there, or None that says it is heard from now on; None after a silence."""
+        while True:
+            try:
+                answer = self._connection.read_response(disconnect_on_error=False)
+            except exceptions.TimeoutError:
+                return None
+            except Exception as exc:
+                self._bus._ask(self._connection, _raise, exc)
+            if isinstance(answer, list) and len(answer) == 3:
+                kind, channel, data = answer
+                topic = channel[len(self._prefix.encode()) :].decode() if channel else ""
+                if kind == b"message":
+                    return topic, data
+                if kind == b"subscribe":
+                    return topic, None
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._connection.disconnect()
+
+
+def _raise(exc: Exception) -> None:
+    raise exc
+
+
+def _call(connection: _Connection, *command: Any) -> Any:
+    connection.send_command(*command)
+    return connection.read_response()
+
+
+_hashes: dict[str, str] = {}
+
+
+def _run(connection: _Connection, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    """Run a script by its hash once the server has it. It never has, where it was emptied or is another one."""
+    digest = _hashes.get(script) or _hashes.setdefault(script, sha1(script.encode()).hexdigest())
+    if digest in connection.scripts:
+        with suppress(exceptions.NoScriptError):
+            return _call(connection, "EVALSHA", digest, len(keys), *keys, *args)
+    answer = _call(connection, "EVAL", script, len(keys), *keys, *args)
+    connection.scripts.add(digest)
+    return answer
+
+
+def _outcome(answer: bytes) -> str | Refused:
+    text = answer.decode(errors="replace")
+    if not text.startswith("!"):
+        return text
+    text = text[1:].lstrip("-")
+    if text.startswith(PASSING):
+        raise Away(text)
+    return Refused(text)
+
+
+def _message(entry: Any) -> Message:
+    id, (_, data) = entry
+    return parse_message(b"%s %s" % (id, data))
+
+
+assert redis.VERSION >= (5,), f"rooms on Redis need redis-py 5 or later, not {redis.__version__}: pip install -U redis"

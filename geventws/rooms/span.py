@@ -1,0 +1,420 @@
+"""Span: how the rooms of this process are parts of rooms that span many.
+
+Joins rooms with a Bus, on the members' hub. Knows rooms by what they do with messages.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from time import monotonic
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from gevent.lock import BoundedSemaphore
+
+from .. import loglines
+from ..deadlines import Deadline
+from ..errors import CloseCode
+from ..turns import pause
+from .bus import CONTROL, Away, Page, Refused
+from .envelope import CAME, CLOSE, KICK, LEFT, Message, member_value, parse_member, parse_message
+from .follower import Follower, Heard
+from .link import Link
+from .log import NOWHERE, UNKNOWN, parse_position
+from .presence import Present
+from .publisher import Attempts, Outgoing
+from .register import Register
+from .subscriber import Subscriber
+
+log = logging.getLogger("geventws")
+
+PATIENCE = 5.0  # seconds that a member waits for its room at the bus, and joins without it then
+LAG = 1.0  # seconds that a message may be on its way before it is looked for
+CHECK = 20.0  # seconds between two looks whether a room has missed its last message
+MENDS = 8  # rooms that read at the same time what they have missed
+BEATS = 0.3  # of a lease, between two that keep it
+GAP = "messages may be missing"
+
+
+class Attended:
+    """A room that has members in this process, or the control topic, which has none."""
+
+    def __init__(self, topic: str, room: Any, kept: int, leave: Callable[[Attended], None]) -> None:
+        self.topic = topic
+        self.room = room
+        self.follower = Follower(kept)
+        self.ready = Event()  # it has what the bus has
+        self.moved = Event()  # set, and replaced, by each message
+        self.unheard: dict[int, Outgoing] = {}  # what this process said, and has not come back, by its number
+        self.arriving: dict[str, list[Message]] = {}  # members that join, and what presence tells of them meanwhile
+        self.is_mending = False
+        self.deadline = Deadline(lambda: leave(self))
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether anybody is there."""
+        room = self.room
+        return room is None or bool(self.arriving or room.lane.places or room.attendance.members())
+
+
+class Span:
+    """What joins the members of this process with those of others, over one bus."""
+
+    def __init__(self, home: Any, link: Link, lease: float) -> None:
+        """Begin to listen, and to be alive as a process."""
+        self._home = home
+        self._link = link
+        self._bus = link.bus
+        self._health = link.health
+        self._lease = lease
+        self._attended: dict[str, Attended] = {}
+        self._users: dict[str, int] = {}  # topics of people to how many of their sockets are here
+        self._mends = BoundedSemaphore(MENDS)
+        self._publisher = link.publisher
+        self._alive_since = 0.0  # since when the lease was never lost, by time.monotonic()
+        self._process = home.process
+        self.skew = 0  # milliseconds by which the bus' clock is ahead
+        self._health.on_change.append(self._change_health)
+        self.register = Register(self._bus, self._process, self._health)
+        own = f"#{self._process}"
+        self._subscriber = Subscriber(self._bus, own, lease * BEATS, self._health, self._hear, self._check_soon)
+        self._control = self._attend(CONTROL, None)
+        self._heart = gevent.spawn(self._beat)
+
+    def close(self) -> None:
+        """Hear nothing more, and be no process any more."""
+        self._heart.kill(block=False)
+        self._subscriber.close()
+        self.register.close()
+        for attended in self._attended.values():
+            attended.deadline.cancel()
+        self._attended.clear()
+
+    def pass_away(self, linger: float) -> None:
+        """Leave what this process had to the others, after a while in which people may come back elsewhere."""
+        if self.register.rows:
+            self._bus.lease(self._process, linger)
+
+    # Members
+
+    def arrive(self, room: Any, member: Any) -> None:
+        """Have a member listed, and wait until its room here has all that was said before."""
+        attended = self._attended.get(room.topic) or self._attend(room.topic, room)
+        own = next(reversed(attended.unheard), None)
+        attended.arriving[member.id] = []
+        self._add_user(member.user)
+        try:
+            for event in [attended.ready, *self._user_events(member.user)]:
+                self._wait(event)
+            row = self.register.enter(room.topic, member.id, member.user, member_value(member.user, member.info))
+            if self._wait(row.done):
+                member.control = row.control
+                self._catch_up(attended, row.newest, own)
+        except BaseException:
+            self.depart(room, member)
+            raise
+
+    def _wait(self, event: Event) -> bool:
+        """Wait for what the bus does; not while it is away."""
+        end = monotonic() + PATIENCE
+        while not event.is_set() and not self._health.is_away and monotonic() < end:
+            event.wait(0.1)
+        return bool(event.is_set())
+
+    def _catch_up(self, attended: Attended, newest: str, own: int | None) -> None:
+        """Wait until all is here that was said before: up to a position, and of this process up to a number."""
+        until = parse_position(newest) or UNKNOWN
+        end = monotonic() + LAG
+        while (parse_position(attended.follower.position) or NOWHERE) < until or own in attended.unheard:
+            if self._health.is_away or monotonic() > end:
+                attended.follower.doubt()
+                self._mend_soon(attended)
+                return
+            attended.moved.wait(LAG)
+
+    def arrived(self, room: Any, member: Any) -> None:
+        """Tell what was told of a member while it joined."""
+        if attended := self._attended.get(room.topic):
+            for message in attended.arriving.pop(member.id, ()):
+                self._tell(attended, message)
+
+    def depart(self, room: Any, member: Any, *, lingers: bool = False) -> None:
+        """Have a member listed no more, or as one that may come back."""
+        if lingers:
+            self.register.linger(member.id, member_value(member.user, member.info, lingers=True))
+        else:
+            self.register.leave(member.id)
+        self._remove_user(member.user)
+        self.arrived(room, member)
+        self.leave_room(room)
+
+    def _user_events(self, name: str | None) -> list[Event]:
+        return [] if name is None else [self._subscriber.add(f"@{name}")]
+
+    def _add_user(self, name: str | None) -> None:
+        if name is not None:
+            self._users[name] = self._users.get(name, 0) + 1
+
+    def _remove_user(self, name: str | None) -> None:
+        if name is None:
+            return
+        self._users[name] -= 1
+        if not self._users[name]:
+            del self._users[name]
+            self._subscriber.remove(f"@{name}")
+
+    def leave_room(self, room: Any) -> None:
+        """Attend a room no more, unless somebody comes soon."""
+        attended = self._attended.get(room.topic)
+        if attended is not None and not attended.is_needed:
+            attended.deadline.set(monotonic() + self._home.linger)
+
+    def _leave_room(self, attended: Attended) -> None:
+        if attended.is_needed or attended.is_mending or self._attended.get(attended.topic) is not attended:
+            return
+        del self._attended[attended.topic]
+        self._subscriber.remove(attended.topic)
+        self.register.forget(attended.topic)
+        attended.deadline.cancel()
+        attended.room.begin()
+
+    # What is said here
+
+    def said(self, outgoing: Outgoing) -> None:
+        """Take note of a message that this process gives the bus; while that is away it is heard here at once."""
+        parcel = outgoing.parcel
+        if parcel.topic.startswith("@"):
+            if self._health.is_away:
+                self._home.say_to(parcel.topic[1:], self._message(outgoing))
+        elif attended := self._attended.get(parcel.topic):
+            if self._health.is_away:
+                self._hear_here(attended, outgoing)
+            elif parcel.is_kept:
+                attended.unheard[_number(outgoing)] = outgoing
+
+    def _change_health(self) -> None:
+        if self._health.is_away:
+            for attended in self._attended.values():
+                self._hear_unheard(attended)
+
+    def _hear_unheard(self, attended: Attended) -> None:
+        unheard, attended.unheard = attended.unheard, {}
+        for outgoing in unheard.values():
+            if not isinstance(outgoing.outcome, Refused):
+                self._hear_here(attended, outgoing)
+
+    def _hear_here(self, attended: Attended, outgoing: Outgoing) -> None:
+        message = self._message(outgoing)
+        if not outgoing.parcel.is_kept or attended.follower.see(message.publisher, message.number):
+            self._deliver(attended, [Heard(message, True)])
+
+    def _message(self, outgoing: Outgoing) -> Message:
+        key, data = outgoing.parcel.key, outgoing.parcel.content
+        return parse_message(b"- - %s 0 %s" % (key.encode(), data))
+
+    # What the bus says
+
+    def _hear(self, topic: str, data: bytes) -> None:
+        try:
+            message = parse_message(data)
+        except ValueError as exc:
+            loglines.write(log, logging.ERROR, "a message of rooms was dropped: %s", loglines.printable(str(exc)))
+            return
+        if topic.startswith("@"):
+            self._home.say_to(topic[1:], message)
+        elif attended := self._attended.get(topic):
+            heard = attended.follower.take(message)
+            if heard is None:
+                self._mend_soon(attended)
+            else:
+                self._deliver(attended, heard)
+            if attended.room is not None:
+                attended.room.lane.hold_back()
+
+    def _deliver(self, attended: Attended, heard: Iterable[Heard], *, is_old: bool = False) -> None:
+        for message, is_new in heard:
+            if message.publisher == self._publisher.name:
+                attended.unheard.pop(message.number, None)
+            if message.kind in (CAME, LEFT):
+                waiting = attended.arriving.get(message.key)
+                if waiting is None:
+                    self._tell(attended, message)
+                else:
+                    waiting.append(message)
+            elif attended.room is None:
+                if is_new and not is_old:
+                    self._obey(message)
+            else:
+                position = parse_position(message.position) or NOWHERE
+                attended.room.hear(message, position, is_new=is_new and not is_old)
+        moved, attended.moved = attended.moved, Event()
+        moved.set()
+
+    def _tell(self, attended: Attended, message: Message) -> None:
+        user, info, _ = parse_member(message.body)
+        listeners = self._home.on_join if message.kind == CAME else self._home.on_leave
+        self._home.tell(listeners, attended.room, Present(message.key, user, info))
+
+    # What is missing
+
+    def _attend(self, topic: str, room: Any) -> Attended:
+        attended = Attended(topic, room, self._home.limits.messages, self._leave_room)
+        self._attended[topic] = attended
+        self._mend_soon(attended, self._subscriber.add(topic))
+        return attended
+
+    def _mend_soon(self, attended: Attended, heard: Event | None = None) -> None:
+        if not attended.is_mending:
+            attended.is_mending = True
+            gevent.spawn(self._mend_all, attended, heard)
+
+    def _mend_all(self, attended: Attended, heard: Event | None) -> None:
+        wait = 0.05
+        try:
+            if heard is not None:
+                heard.wait()
+            while self._attended.get(attended.topic) is attended and not attended.follower.is_whole:
+                try:
+                    with self._mends:
+                        self._mend(attended)
+                except (Away, Refused) as exc:
+                    if isinstance(exc, Refused):
+                        self._health.refuse(exc)
+                    gevent.sleep(wait)
+                    wait = min(wait * 2, 2.0)
+        finally:
+            attended.is_mending = False
+
+    def _mend(self, attended: Attended) -> None:
+        follower = attended.follower
+        lost, start = follower.lost, follower.position
+        is_first = not start
+        page = self._bus.whole(attended.topic) if is_first else self._bus.history(attended.topic, start)
+        has_gap = not page.is_proven
+        if has_gap and not is_first:
+            page = self._bus.whole(attended.topic)
+        if is_first:
+            # Who is here already has come while the bus was away.
+            has_gap = attended.room is not None and bool(attended.room.lane.places)
+        if has_gap or is_first:
+            self._begin_history(attended, page)
+        before = len(page.messages)
+        heard, _ = follower.mend(page.messages, page.newest)
+        self._deliver(attended, heard[:before], is_old=is_first)
+        self._deliver(attended, heard[before:])
+        if not is_first:
+            self._health.caught_up += before
+        if has_gap or follower.lost > lost:
+            self._hear_unheard(attended)
+            self._report_gap(attended)
+        attended.ready.set()
+
+    def _begin_history(self, attended: Attended, page: Page) -> None:
+        if attended.room is not None:
+            first = page.messages[0].before if page.messages else page.newest
+            attended.room.lane.log.forget(parse_position(first) or UNKNOWN)
+
+    def _report_gap(self, attended: Attended) -> None:
+        self._health.gaps += 1
+        if attended.room is None:
+            # A kick may be what is missing.
+            members = {member.ws: member for members in self._home.people.values() for member in members}
+            self._close_all(members.values(), CloseCode.SERVICE_RESTART, GAP)
+        elif self._home.on_gap:
+            self._home.tell_gap(attended.room)
+        else:
+            attended.room.lane.close(CloseCode.SERVICE_RESTART, GAP)
+
+    def _check_soon(self) -> None:
+        gevent.spawn(self._check)
+
+    def _check(self) -> None:
+        """Look whether any room has missed its newest messages, which no later one would show."""
+        rooms = list(self._attended.values())
+        try:
+            now, newest = self._bus.touch([attended.topic for attended in rooms])
+        except (Away, Refused):
+            return  # the next heartbeat fails too
+        self.skew = now - self._home.now()
+        for attended, position in zip(rooms, newest, strict=True):
+            if attended.follower.position != position:
+                attended.follower.doubt()
+            if not attended.follower.is_whole:
+                self._mend_soon(attended)
+
+    # Alive
+
+    def _beat(self) -> None:
+        attempts = Attempts(self._health, "heart")
+        checked = reaped = monotonic()
+        while True:
+            try:
+                was_alive = self._bus.lease(self._process, self._lease)
+                attempts.succeed()
+                now = monotonic()
+                if not was_alive:
+                    self._alive_since = now
+                    self.register.rewrite()
+                if self._subscriber.beats >= 2:
+                    self._subscriber.renew()
+                self._subscriber.beats += 1
+                if now - checked > CHECK:
+                    checked = now
+                    self._check()
+                # After an outage the leases of all have ended, and others may come a little later.
+                if now - reaped > self._lease / 2 and now - self._alive_since > self._lease:
+                    reaped = now
+                    self._bus.reap()
+            except (Away, Refused) as exc:
+                if isinstance(exc, Refused):
+                    self._health.refuse(exc)
+                attempts.fail(exc)
+                continue
+            except Exception:
+                log.exception("rooms were not kept alive for a moment")
+            gevent.sleep(self._lease * BEATS)
+
+    # Control
+
+    def _obey(self, message: Message) -> None:
+        try:
+            order = json.loads(message.body)
+            if message.kind == KICK:
+                user, spared, code, reason = order
+                members = [each for each in self._home.people.get(user, ()) if each.id not in spared]
+            elif message.kind == CLOSE:
+                name, code, reason = order
+                room = self._home.rooms.get(name)
+                members = list(room.lane.places.values()) if room is not None else []
+            else:
+                return
+        except ValueError:
+            log.exception("an order of rooms was not understood")
+            return
+        older = [
+            each for each in members if each.room.link is self._link and _is_before(each.control, message.position)
+        ]
+        self._close_all(older, code, reason)
+
+    def _close_all(self, members: Iterable[Any], code: int, reason: str) -> None:
+        gevent.spawn(_close, list(members), code, reason)
+
+
+def _close(members: list[Any], code: int, reason: str) -> None:
+    for number, member in enumerate(members, 1):
+        member.close(code, reason)
+        if not number % 64:
+            pause()
+
+
+def _number(outgoing: Outgoing) -> int:
+    return int(outgoing.parcel.key.partition("-")[2])
+
+
+def _is_before(joined: str, position: str) -> bool:
+    """Whether a member joined before a message of the control topic. What cannot be told is taken for that."""
+    one, other = parse_position(joined), parse_position(position)
+    return one is None or other is None or one < other
