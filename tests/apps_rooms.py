@@ -13,7 +13,9 @@ from geventws.flask import Sockets
 
 app = Flask(__name__)
 sockets = Sockets(app)
-rooms = geventws.Rooms(linger=0.2)
+rooms = geventws.Rooms(
+    linger=float(os.environ.get("LINGER", "0.2")), lease=float(os.environ.get("LEASE", "10")), history=10_000
+)
 events: list[str] = []
 
 
@@ -30,7 +32,8 @@ def left(room: geventws.rooms.Room, user: str, info: object) -> None:
 @sockets.route("/chat/<name>")
 def chat(ws: geventws.WebSocket, name: str) -> None:
     with rooms[name].join(ws, user=request.args.get("user"), since=request.args.get("since")) as me:
-        ws.send_json({"at": me.position, "complete": me.recovered, "here": me.room.users()})
+        welcome = {"at": me.position, "complete": me.recovered, "here": me.room.users(), "pid": os.getpid()}
+        ws.send_json(welcome)
         for text in ws:
             me.room.broadcast_json({"from": me.user, "text": text})
 
@@ -39,6 +42,28 @@ def chat(ws: geventws.WebSocket, name: str) -> None:
 def hear(ws: geventws.WebSocket, name: str) -> None:
     rooms[name].join(ws)
     ws.receive()
+
+
+@app.get("/users/<name>")
+def users(name: str) -> list[str]:
+    return sorted(rooms[name].users())
+
+
+@app.get("/members/<name>")
+def members(name: str) -> list[str]:
+    return [member.id for member in rooms[name].members()]
+
+
+@app.get("/history/<name>")
+def history(name: str) -> dict[str, object]:
+    history = rooms[name].history(since=request.args.get("since"))
+    return {"messages": list(history), "complete": history.complete}
+
+
+@app.post("/kick/<user>")
+def kick(user: str) -> str:
+    rooms.disconnect(user, code=4001, reason="logged in elsewhere")
+    return "kicked"
 
 
 @app.post("/say/<name>")
@@ -58,7 +83,7 @@ def flood(name: str, count: int, size: int) -> str:
 
 @app.get("/state")
 def state() -> dict[str, object]:
-    return {"stats": rooms.stats(), "events": events, "objects": len(rooms._home.rooms)}
+    return {"pid": os.getpid(), "stats": rooms.stats(), "events": events, "objects": len(rooms._home.rooms)}
 
 
 def resident() -> int:

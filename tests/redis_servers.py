@@ -27,16 +27,19 @@ def free_port() -> int:
 class RedisServer:
     """A redis-server on a port of its own."""
 
-    def __init__(self, directory: Path, *options: str, program: str = "redis-server", port: int | None = None) -> None:
-        """Start one. Options are as its command line has them; it keeps nothing on disk unless they say so."""
-        if shutil.which(program) is None:
-            missing(f"{program} is not installed")
+    def __init__(self, directory: Path, *options: str, sentinel: Path | None = None) -> None:
+        """Start one. Options are as its command line has them; it keeps nothing on disk unless they say so.
+
+        sentinel is a configuration file, with which it is a sentinel.
+        """
+        if shutil.which("redis-server") is None:
+            missing("redis-server is not installed")
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        self.port = port or free_port()
+        self.port = free_port()
         self.options = list(options)
         self.password: str | None = None
-        self._program = program
+        self._sentinel = sentinel
         self.start()
 
     @property
@@ -50,9 +53,8 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it, again if it was stopped."""
-        command = [self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
-        if not any(option in ("--save", "--appendonly") for option in self.options):
-            command += ["--save", ""]
+        command = ["redis-server", *([str(self._sentinel), "--sentinel"] if self._sentinel else ["--save", ""])]
+        command += ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen([*command, *self.options], stdout=log, stderr=log)
         wait_for(self._answers, "start of redis-server")
@@ -97,7 +99,12 @@ class Proxy:
         self.port = int(self._listener.getsockname()[1])
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._go_on = threading.Condition()
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def _start(self, target: Callable[..., None], *args: Any) -> None:
+        self._threads.append(threading.Thread(target=target, args=args, daemon=True))
+        self._threads[-1].start()
 
     @property
     def url(self) -> str:
@@ -121,8 +128,8 @@ class Proxy:
             server.settimeout(None)
             self._pairs.append((client, server))
             asked = [b""]
-            threading.Thread(target=self._pass, args=(client, server, asked, True), daemon=True).start()
-            threading.Thread(target=self._pass, args=(server, client, asked, False), daemon=True).start()
+            self._start(self._pass, client, server, asked, True)
+            self._start(self._pass, server, client, asked, False)
 
     def _pass(self, source: socket.socket, target: socket.socket, asked: list[bytes], is_request: bool) -> None:
         try:
@@ -137,9 +144,7 @@ class Proxy:
                 target.sendall(data)
         except OSError:
             pass
-        for sock in (source, target):
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+        _shut(source, target)
 
     def stall(self, stalls: bool) -> None:
         """Hold back what the server says, or let it go on."""
@@ -149,11 +154,8 @@ class Proxy:
 
     def cut(self) -> None:
         """End all connections."""
-        pairs, self._pairs = self._pairs, []
-        for pair in pairs:
-            for sock in pair:
-                with suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
+        for pair in self._pairs:
+            _shut(*pair)
 
     def divert(self, port: int) -> None:
         """Lead to another server, as a failover does."""
@@ -163,8 +165,15 @@ class Proxy:
     def close(self) -> None:
         """End it all."""
         self.stall(False)
-        self._listener.close()
+        _shut(self._listener)
         self.cut()
-        for pair in self._pairs:
-            for sock in pair:
-                sock.close()
+        for thread in self._threads:
+            thread.join(DEADLINE)
+        for sock in (self._listener, *(sock for pair in self._pairs for sock in pair)):
+            sock.close()
+
+
+def _shut(*sockets: socket.socket) -> None:
+    for sock in sockets:
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)

@@ -169,7 +169,9 @@ def test_variable_that_is_no_option_is_told_once_with_the_nearest(
 
 
 def test_variables_that_are_no_options_but_mean_something_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
-    assert Options.from_environ({"GEVENTWS_PURE": "1", "GEVENTWS_COMPAT": "on"}) == Options()
+    assert (
+        Options.from_environ({"GEVENTWS_PURE": "1", "GEVENTWS_COMPAT": "on", "GEVENTWS_BUS": "redis://x"}) == Options()
+    )
     assert not caplog.messages
 
 

@@ -12,14 +12,14 @@ import os
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import gevent
-from gevent import monkey
+from gevent import getcurrent, monkey
 
 from .. import loglines
 from ..deadlines import Deadline
@@ -83,6 +83,7 @@ class Home:
         self._hub: Any = None  # of the members
         self.counts = Counts()
         self.people: dict[str, list[Any]] = {}  # the members that each user is, one for each socket and room
+        self.views: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # greenlets to the members that joined there last
         self._kept: OrderedDict[str, Kept] = OrderedDict()  # rooms with history, the one that is quiet longest first
         self._lingering: deque[tuple[float, Kept, Present]] = deque()  # until when, by time.monotonic()
         self._cleaner: Deadline | None = None
@@ -124,6 +125,21 @@ class Home:
         if self._hub is None or here.hub is self._hub:
             return function(*args)
         return call(self._hub, function, *args)
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Have a view's own member hear nothing while the view asks the bus.
+
+        So what it asks for just after joining, and sends in its welcome, leaves before what the member has missed.
+        """
+        member = self.views.get(getcurrent())
+        if member is not None:
+            member.hold()
+        try:
+            yield
+        finally:
+            if member is not None:
+                member.wake()
 
     # Threads
 

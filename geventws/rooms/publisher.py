@@ -24,6 +24,7 @@ log = logging.getLogger("geventws")
 
 MOST = 200  # messages of a batch
 LARGEST = 1 << 20  # bytes of a batch
+GRACE = 0.5  # seconds that a bus may be gone before it counts as away
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts
 
 
@@ -102,14 +103,18 @@ class Attempts:
         self._health = health
         self._who = who
         self._failures = 0
+        self._first = 0.0  # by time.monotonic()
 
     def fail(self, why: Exception) -> None:
         """Wait until it is time for another attempt: at once after the first, as that may be one lost connection."""
         self._failures += 1
-        if self._failures > 1:
+        if self._failures == 1:
+            self._first = monotonic()
+            return
+        if monotonic() - self._first > GRACE:
             self._health.miss(self._who, why)
-            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._failures - 2))
-            gevent.sleep(pause * random.uniform(0.5, 1.0))
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._failures - 2))
+        gevent.sleep(pause * random.uniform(0.5, 1.0))
 
     def succeed(self) -> None:
         """Begin anew."""

@@ -148,21 +148,24 @@ class Redis:
         except exceptions.AuthenticationError as exc:
             connection.disconnect()
             raise Away(f"{self.shown} refuses the user or password that its URL has: {exc}") from exc
-        except exceptions.NoPermissionError as exc:
-            raise Refused(
-                f"{exc}: rooms need a user with ~{self._prefix}* &{self._prefix}* +@read +@write +@pubsub +@scripting"
-            ) from exc
         except exceptions.ResponseError as exc:
             if str(exc).startswith(PASSING) or isinstance(exc, exceptions.ReadOnlyError):
                 connection.disconnect()
                 raise Away(f"{self.shown}: {exc}") from exc
-            raise Refused(str(exc)) from exc
+            raise Refused(self._explain(str(exc))) from exc
         except (exceptions.RedisError, OSError) as exc:
             connection.disconnect()
             raise Away(f"{self.shown}: {exc}") from exc
         except BaseException:  # an answer that nobody has read must not be the next one's
             connection.disconnect()
             raise
+
+    def _explain(self, text: str) -> str:
+        """Return what the server says, and for a missing right the rule to write."""
+        if "NOPERM" not in text and "permission" not in text and "user executing the script" not in text:
+            return text
+        rights = "+@read +@write +@pubsub +@scripting +@connection +time"
+        return f"{text}: its user needs ~{self._prefix}* &{self._prefix}* {rights}"
 
     def _do(self, function: Callable[..., T], *args: Any) -> T:
         """Return what function does with a connection of this thread that nobody else uses meanwhile."""
@@ -203,7 +206,7 @@ class Redis:
             if is_kept:
                 keys += self._keys(topic)[:2]
             args += [self._channel(topic), key, content, int(is_kept)]
-        return [_outcome(id) for id in self._run(PUBLISH, keys, *args)]
+        return [self._outcome(id) for id in self._run(PUBLISH, keys, *args)]
 
     def touch(self, topics: Sequence[str]) -> tuple[int, list[str]]:
         """Keep rooms from being forgotten, and return the time in milliseconds and their newest positions."""
@@ -214,7 +217,7 @@ class Redis:
             time, *ids = self._run(TOUCH, keys, self._life, age, secrets.randbelow(1 << 32))
             now = int(time)
             for id in ids:
-                outcome = _outcome(id)
+                outcome = self._outcome(id)
                 if isinstance(outcome, Refused):
                     raise outcome
                 newest.append(outcome)
@@ -264,6 +267,16 @@ class Redis:
                 break
             end = f"({page[-1][0].decode()}"
         return messages[::-1]
+
+    def _outcome(self, answer: bytes) -> str | Refused:
+        """Return the position that a script gives, or why it refuses. Raises Away."""
+        text = answer.decode(errors="replace")
+        if not text.startswith("!"):
+            return text
+        text = text[1:].lstrip("-")
+        if text.startswith(PASSING):
+            raise Away(f"{self.shown}: {text}")
+        return Refused(self._explain(text))
 
     # Who is there
 
@@ -374,16 +387,6 @@ def _run(connection: _Connection, script: str, keys: Sequence[str], args: Sequen
     answer = _call(connection, "EVAL", script, len(keys), *keys, *args)
     connection.scripts.add(digest)
     return answer
-
-
-def _outcome(answer: bytes) -> str | Refused:
-    text = answer.decode(errors="replace")
-    if not text.startswith("!"):
-        return text
-    text = text[1:].lstrip("-")
-    if text.startswith(PASSING):
-        raise Away(text)
-    return Refused(text)
 
 
 def _message(entry: Any) -> Message:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Union
 
+from gevent import getcurrent
+
 from ..errors import CloseCode
 from ..frames import close_payload
 from ..message import Sendable, to_json
@@ -17,7 +19,7 @@ from ..websocket import WebSocket
 from .bus import Away
 from .envelope import CLOSE, JSON, TEXT, Message, body_of, check_info, check_keys, check_name
 from .home import Home
-from .lane import Place
+from .lane import WAITS, Place
 from .link import Link
 from .log import NOWHERE, Entry, Position, parse_position
 from .presence import Attendance, Present
@@ -62,9 +64,17 @@ class Member(Place):
     ) -> None:
         self.leave()
 
+    def hold(self) -> None:
+        """Hear nothing for now."""
+        if self.lane is not None:
+            self.pace = WAITS
+            self.lane.behind.add(self)
+
     def left(self) -> None:
         """Count no more, here and as one of a user's sockets."""
         room, home, user = self.room, self.room.home, self.user
+        if home.views.get(getcurrent()) is self:
+            del home.views[getcurrent()]
         if user is not None:
             members = home.people[user]
             members.remove(self)
@@ -128,7 +138,7 @@ class Room:
             member.uses += 1
             return member
         member = Member(self, ws, user, info)
-        if self.link is None:
+        if self.link is None or ws.closed:
             self._enter(member, since)
         else:
             self.home.settle(ws)
@@ -146,6 +156,7 @@ class Room:
         if ws.closed:
             return False  # its view may still have messages to work on, but it hears no more
         home.move_in(ws)
+        home.views[getcurrent()] = member
         self.lane.enter(member, line.end if cursor is None else cursor)
         if member.user is not None:
             home.people.setdefault(member.user, []).append(member)
@@ -182,7 +193,10 @@ class Room:
 
         While the bus is away that is who is here in this process.
         """
-        found = None if self.link is None else self.link.members(self.topic)
+        if self.link is None:
+            return self.attendance.members()
+        with self.home.holding():
+            found = self.link.members(self.topic)
         return self.attendance.members() if found is None else found
 
     def users(self) -> list[str]:
@@ -289,7 +303,8 @@ class Room:
         if self.link is None:
             return self.home.run(self._history, since, limit)
         try:
-            return self._kept_history(self.link, since, limit)
+            with self.home.holding():
+                return self._kept_history(self.link, since, limit)
         except Away:
             history = self.home.reach(self._history, since, limit)
             history.complete = False
