@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 
 from .redis_servers import RedisServer
 from .servers import DEADLINE, ROOT, Server, serve, wait_for
+from .test_readme import blocks
 from .test_rooms_live import ask, hear, say, state
 
 pytestmark = pytest.mark.slow  # it starts servers
@@ -229,3 +230,32 @@ def test_a_worker_without_the_package_says_what_to_install(machine: Machine, tmp
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode
     assert re.search(r"pip install 'geventws\[redis\]'", done.stderr)
+
+
+def test_the_page_goes_from_one_process_to_many(redis_server: RedisServer, tmp_path: Path) -> None:
+    found = blocks((ROOT / "docs" / "rooms.md").read_text())
+    for block in found:
+        name = block.code.partition("\n")[0].removeprefix("# ")
+        if name in ("app.py", "tasks.py"):
+            with (tmp_path / name).open("a") as program:
+                program.write(block.code)
+    (shell,) = [block.code for block in found if block.language == "sh"]
+    install, export, run = shell.splitlines()
+    assert install == "pip install 'geventws[gunicorn,flask,redis]'"
+    bus = redis_server.url
+    run = f"{sys.executable} -m {run} --bind 127.0.0.1:0 --chdir {tmp_path}"
+    command = ["bash", "-ec", f"{export}\nexport GEVENTWS_BUS={bus}\nexec {run}"]
+    server = Server(command, "127.0.0.1:0", None, tmp_path / "log", {"PYTHONPATH": f"{ROOT}:{tmp_path}"})
+    try:
+        clients = [Client(server, "/chat/reports") for _ in range(8)]
+        script = "import tasks; print(tasks.report_is_ready('ann', 7))"
+        env = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}", "GEVENTWS_BUS": bus}
+        done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        wait_for(lambda: all(client.heard for client in clients), "hearing of the task", WITHIN)
+        for client in clients:
+            (message,) = client.heard
+            assert (message["report"], message["at"]) == (7, done.stdout.strip())
+            client.close()
+    finally:
+        server.stop()

@@ -557,7 +557,8 @@ def test_an_option_out_of_range_is_refused_by_its_name(option: dict[str, Any]) -
 
 def test_without_the_package_the_pip_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "redis", None)
-    monkeypatch.delitem(sys.modules, "geventws.rooms.redis", raising=False)
+    for name in ("redis", "engine"):
+        monkeypatch.delitem(sys.modules, f"geventws.rooms.{name}", raising=False)
     with pytest.raises(ImportError, match=r"pip install 'geventws\[redis\]'"):
         Rooms("redis://localhost")
     Rooms()

@@ -15,9 +15,10 @@ from .envelope import KICK, check_name
 from .home import Home
 from .link import Link
 from .log import Limits
+from .member import History, Member
 from .presence import Present
 from .publisher import Buffer
-from .room import History, Local, Member, Room, User
+from .room import Local, Room, User
 
 if TYPE_CHECKING:
     from .bus import Bus
@@ -168,7 +169,7 @@ class Rooms:
 def _links(
     home: Home, namespace: str, buffer: Buffer, lease: float, addresses: list[Address]
 ) -> list[tuple[str, Link]]:
-    from .redis import Redis  # not before it is asked for: the package is an extra
+    from .engine import Redis  # not before it is asked for: the package is an extra
     from .span import Span
 
     def link(address: Address) -> Link:

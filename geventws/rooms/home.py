@@ -308,7 +308,7 @@ def _pass_away() -> None:
     for home in list(_homes):
         for _, link in home.links:
             if link.span is not None:
-                with suppress(Exception, gevent.Timeout):  # others find out later
+                with suppress(Exception, gevent.Timeout):  # others find out by themselves
                     gevent.with_timeout(1.0, link.span.pass_away, home.linger)
 
 

@@ -137,13 +137,16 @@ class Link:
         return here + [present for user, present in lingering.items() if user not in users]
 
     def _ask(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Return what a function of the bus does: the connection that it took may have ended unseen."""
+        """Return what a function of the bus does. Raises Away, or BusUnavailable where the bus refuses it."""
         try:
-            return function(*args)
-        except Away:
-            if self.health.is_away:
-                raise
-            return function(*args)
+            try:
+                return function(*args)
+            except Away:  # the connection that it took may have ended unseen
+                if self.health.is_away:
+                    raise
+                return function(*args)
+        except Refused as exc:
+            raise BusUnavailable(f"{self.bus.shown} refuses what rooms ask: {exc}") from exc
 
     def history(self, topic: str, since: str | None, limit: int | None) -> Any:
         """Return a page of what a room has kept. Raises Away."""

@@ -178,11 +178,11 @@ class Log:
             return None
         if cursor < live:
             if missed := self.history(cursor, live):
-                return _batch(missed, cursor)
+                return _batch(missed, cursor, cursor)
             cursor = live
         if self._batch is None or self._batch[:2] != (cursor, self.end):  # most members want the same
             lane = islice(self._lane, cursor - self.first, None)
-            self._batch = cursor, self.end, _batch((entry for entry in lane if not entry.is_silent), self.end)
+            self._batch = cursor, self.end, _batch((entry for entry in lane if not entry.is_silent), cursor, self.end)
         return self._batch[2]
 
     # History
@@ -230,7 +230,7 @@ def _position_of(entry: Entry) -> Position:
     return entry.position
 
 
-def _batch(entries: Iterable[Entry], end: int) -> Batch:
+def _batch(entries: Iterable[Entry], cursor: int, end: int) -> Batch:
     """Return as many of the entries as leave in one write, one at least; where there is none, end is behind them."""
     taken: list[Entry] = []
     size = 0

@@ -191,10 +191,12 @@ class Publisher:
         self.size -= outgoing.size
         return True
 
-    def forget_passing(self) -> None:
+    def _forget_passing(self) -> None:
         """Let go of what means nothing a moment later."""
-        self.waiting = deque(outgoing for outgoing in self.waiting if outgoing.parcel.is_kept)
-        self.size = sum(outgoing.size for outgoing in self.waiting)
+        for outgoing in [each for each in self.waiting if not each.parcel.is_kept]:
+            self.waiting.remove(outgoing)
+            self.size -= outgoing.size
+            outgoing.end(Refused("it is away, and what is not kept does not wait for it"))
 
     def _batch(self) -> list[Outgoing]:
         batch: list[Outgoing] = []
@@ -216,6 +218,8 @@ class Publisher:
             except Away as exc:
                 again = True
                 attempts.fail(exc)
+                if self._health.is_away:
+                    self._forget_passing()
                 continue
             except Refused as exc:
                 outcomes = [exc] * len(batch)

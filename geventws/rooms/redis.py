@@ -1,4 +1,4 @@
-"""Redis as the bus of rooms. The only module that imports redis.
+"""A Redis server for rooms: its connections, commands and scripts. The only module that imports redis.
 
 Of redis-py a Connection is used, over sockets of gevent: so the hub runs on, patched or not. Its clients, pools and
 PubSub are not: they send again what a server may have done already, and connect anew without a word.
@@ -6,7 +6,6 @@ PubSub are not: they send again what a server may have done already, and connect
 
 from __future__ import annotations
 
-import secrets
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,10 +19,7 @@ from gevent.lock import BoundedSemaphore
 
 from ..errors import MissingPackage
 from .address import Address
-from .bus import CONTROL, Away, Change, Page, Parcel, Refused
-from .envelope import Message, parse_message
-from .log import Limits
-from .scripts import CHANGE, DEAD, FORGET, LEASE, MEMBERS, PUBLISH, REAP, TOUCH
+from .bus import Away, Refused
 
 try:
     import redis
@@ -37,9 +33,7 @@ except ImportError as exc:
 T = TypeVar("T")
 
 TIMEOUT = 2.5  # seconds that an answer may take
-SHORTEST_LIFE = 60.0  # seconds that keys live at least, so that a process can keep them from ending
-PAGE = 500  # messages that are read at once
-GROUP = 100  # topics or changes of one script
+GROUP = 500  # channels of one command
 SPARE = 8  # connections that a thread keeps
 # What a server says that is not what it was, or not yet: another may be, or it later.
 PASSING = ("READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS", "UNBLOCKED")
@@ -103,24 +97,46 @@ class _Pool(_local):  # type: ignore[misc, valid-type]
         self.free: list[_Connection] = []
 
 
-class Redis:
-    """A Redis server, or Valkey, as the Bus of rooms."""
+class Server:
+    """A Redis server, or Valkey: commands and scripts, each on a connection that nobody else uses meanwhile."""
 
-    def __init__(self, address: Address, namespace: str, limits: Limits) -> None:
-        """Connect to nothing yet."""
+    def __init__(self, address: Address, prefix: str) -> None:
+        """Connect to nothing yet. prefix is what all its keys and channels begin with."""
         self.shown = address.shown
         self._address = address
-        self._limits = limits
-        # Channels know nothing of databases.
-        self._prefix = f"{namespace}:{address.database}:"
-        self._life = int(max(limits.seconds, SHORTEST_LIFE) * 1000)  # milliseconds
+        self._prefix = prefix
         self._pool = _Pool()
 
-    # Connections
+    def call(self, *command: Any) -> Any:
+        """Return what a command gives. Raises Away or Refused."""
+        return self._do(_call, *command)
+
+    def run(self, script: str, keys: Sequence[str], *args: Any) -> Any:
+        """Return what a script gives. Raises Away or Refused."""
+        return self._do(_run, script, keys, args)
+
+    def outcome(self, answer: bytes) -> str | Refused:
+        """Return what a script gives, or why it refuses, which begins with "!". Raises Away."""
+        text = answer.decode(errors="replace")
+        if not text.startswith("!"):
+            return text
+        text = text[1:].lstrip("-")
+        if text.startswith(PASSING):
+            raise Away(f"{self.shown}: {text}")
+        return Refused(self._explain(text))
+
+    def feed(self, silence: float) -> Feed:
+        """Return a new connection that brings what is said."""
+        return Feed(self, self._connect(silence), self._prefix)
+
+    def close(self) -> None:
+        """Close the connections of this thread that nobody uses."""
+        while self._pool.free:
+            self._pool.free.pop().disconnect()
 
     def _connect(self, timeout: float = TIMEOUT) -> _Connection:
         connection = _Connection(self._address, self._host(), timeout)
-        self._ask(connection, connection.connect)
+        self.ask(connection, connection.connect)
         return connection
 
     def _host(self) -> tuple[str, int]:
@@ -131,7 +147,7 @@ class Redis:
         for host in address.hosts:
             sentinel = _Connection(address, host, TIMEOUT, is_sentinel=True)
             try:
-                answer = self._ask(sentinel, _call, sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service)
+                answer = self.ask(sentinel, _call, sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service)
                 if answer:
                     return answer[0].decode(), int(answer[1])
                 answers.append(f"knows no service {address.service!r}")
@@ -141,7 +157,7 @@ class Redis:
                 sentinel.disconnect()
         raise Away(f"no sentinel of {self.shown} tells where the server is: {'; '.join(answers)}")
 
-    def _ask(self, connection: _Connection, function: Callable[..., T], *args: Any) -> T:
+    def ask(self, connection: _Connection, function: Callable[..., T], *args: Any) -> T:
         """Return what function does with a connection. Raises Away, and closes it, or Refused."""
         try:
             return function(*args)
@@ -172,7 +188,7 @@ class Redis:
         free = self._pool.free
         connection = free.pop() if free else self._connect()
         try:
-            result = self._ask(connection, function, connection, *args)
+            result = self.ask(connection, function, connection, *args)
         except Away:
             # Whatever ended this one has ended the others too.
             while free:
@@ -183,149 +199,12 @@ class Redis:
                 free.append(connection)
         return result
 
-    def _run(self, script: str, keys: Sequence[str], *args: Any) -> Any:
-        return self._do(_run, script, keys, args)
-
-    def feed(self, silence: float) -> Feed:
-        """Return a new connection that brings what is said."""
-        return Feed(self, self._connect(silence), self._prefix)
-
-    def close(self) -> None:
-        """Close the connections of this thread that nobody uses."""
-        while self._pool.free:
-            self._pool.free.pop().disconnect()
-
-    # Messages
-
-    def publish(self, parcels: Sequence[Parcel], again: bool) -> list[str | Refused]:
-        """Keep or just say messages, in one piece, and return the position of each."""
-        keys: list[str] = []
-        # The server keeps some hundred of small messages anyway, and by them a reader finds what it missed.
-        args: list[Any] = [int(again), max(self._limits.messages, 100), max(self._limits.size, 1), self._life]
-        for topic, key, content, is_kept in parcels:
-            if is_kept:
-                keys += self._keys(topic)[:2]
-            args += [self._channel(topic), key, content, int(is_kept)]
-        return [self._outcome(id) for id in self._run(PUBLISH, keys, *args)]
-
-    def touch(self, topics: Sequence[str]) -> tuple[int, list[str]]:
-        """Keep rooms from being forgotten, and return the time in milliseconds and their newest positions."""
-        age, now = int(self._limits.seconds * 1000), 0
-        newest: list[str] = []
-        for i in range(0, len(topics), GROUP):
-            keys = [key for topic in topics[i : i + GROUP] for key in self._keys(topic)]
-            time, *ids = self._run(TOUCH, keys, self._life, age, secrets.randbelow(1 << 32))
-            now = int(time)
-            for id in ids:
-                outcome = self._outcome(id)
-                if isinstance(outcome, Refused):
-                    raise outcome
-                newest.append(outcome)
-        return now, newest
-
-    def history(self, topic: str, since: str | None = None, limit: int | None = None) -> Page:
-        """Return what was kept: behind a position, or what is still history."""
-        log = self._keys(topic)[0]
-        now, (newest,) = self.touch([topic])
-        if since is None:
-            most = self._limits.messages
-            messages = self._newest(log, most if limit is None else min(limit, most))
-            oldest = now - self._limits.seconds * 1000
-            messages = [message for message in messages if int(message.position.split("-")[0]) >= oldest]
-            return Page(messages, messages[-1].position if messages else newest, True)
-        messages = self._read(log, since)
-        if messages and messages[0].position == since:
-            del messages[0]
-            is_proven = True
-        else:
-            is_proven = messages[0].before == since if messages else newest == since
-        return Page(messages, messages[-1].position if messages else newest, is_proven)
-
-    def whole(self, topic: str) -> Page:
-        """Return all that is there."""
-        _, (newest,) = self.touch([topic])
-        messages = self._read(self._keys(topic)[0], "-")
-        return Page(messages, messages[-1].position if messages else newest, False)
-
-    def _read(self, log: str, start: str) -> list[Message]:
-        messages: list[Message] = []
-        while True:
-            page = self._do(_call, "XRANGE", log, start, "+", "COUNT", PAGE)
-            messages += map(_message, page)
-            if len(page) < PAGE:
-                return messages
-            start = f"({page[-1][0].decode()}"
-
-    def _newest(self, log: str, count: int) -> list[Message]:
-        messages: list[Message] = []
-        end = "+"
-        while len(messages) < count:
-            wanted = min(PAGE, count - len(messages))
-            page = self._do(_call, "XREVRANGE", log, end, "-", "COUNT", wanted)
-            messages += map(_message, page)
-            if len(page) < wanted:
-                break
-            end = f"({page[-1][0].decode()}"
-        return messages[::-1]
-
-    def _outcome(self, answer: bytes) -> str | Refused:
-        """Return the position that a script gives, or why it refuses. Raises Away."""
-        text = answer.decode(errors="replace")
-        if not text.startswith("!"):
-            return text
-        text = text[1:].lstrip("-")
-        if text.startswith(PASSING):
-            raise Away(f"{self.shown}: {text}")
-        return Refused(self._explain(text))
-
-    # Who is there
-
-    def change(self, process: str, changes: Sequence[Change]) -> tuple[str, list[str]]:
-        """Note who is in rooms, and return the newest positions of the control topic and of the rooms."""
-        keys = [f"{self._prefix}rooms:{process}", self._keys(CONTROL)[1]]
-        args: list[Any] = [self._life]
-        for topic, action, id, _, value in changes:
-            keys += self._keys(topic)[1:]
-            args += [action, id, value, topic, self._channel(topic)]
-        control, *newest = (id.decode().split(" ")[0] for id in self._run(CHANGE, keys, *args))
-        return control, newest
-
-    def members(self, topic: str) -> list[tuple[str, bytes]]:
-        """Return id and value of all who are in a room, on processes that are alive."""
-        found = self._run(MEMBERS, [self._keys(topic)[2]], f"{self._prefix}lease:")
-        return [(id.decode(), value) for id, value in zip(found[::2], found[1::2], strict=True)]
-
-    def lease(self, process: str, seconds: float) -> bool:
-        """Have a process count as alive for a while, and tell it so; return whether it counted as that before."""
-        keys = [f"{self._prefix}lease:{process}", f"{self._prefix}processes"]
-        return bool(self._run(LEASE, keys, process, int(seconds * 1000), self._channel(f"#{process}")))
-
-    def reap(self) -> int:
-        """Take out the members of processes that are alive no more, and return how many processes those were."""
-        processes = f"{self._prefix}processes"
-        dead = [process.decode() for process in self._run(DEAD, [processes])]
-        for process in dead:
-            lease, rooms = f"{self._prefix}lease:{process}", f"{self._prefix}rooms:{process}"
-            for topic in self._do(_call, "SMEMBERS", rooms):
-                name = topic.decode()
-                self._run(REAP, [lease, rooms, *self._keys(name)[2:]], process, name, self._channel(name))
-            self._run(FORGET, [lease, processes, rooms], process)
-        return len(dead)
-
-    # Names
-
-    def _channel(self, topic: str) -> str:
-        return self._prefix + topic
-
-    def _keys(self, topic: str) -> list[str]:
-        return [f"{self._prefix}{topic}:{part}" for part in ("log", "last", "who", "users")]
-
 
 class Feed:
     """A connection to Redis on which it says what is new."""
 
-    def __init__(self, bus: Redis, connection: _Connection, prefix: str) -> None:
-        self._bus = bus
+    def __init__(self, server: Server, connection: _Connection, prefix: str) -> None:
+        self._server = server
         self._connection = connection
         self._prefix = prefix
         self._lock = BoundedSemaphore()  # of writing: a command must not end up inside another
@@ -340,9 +219,9 @@ class Feed:
 
     def _send(self, command: str, topics: Sequence[str]) -> None:
         with self._lock:
-            for i in range(0, len(topics), PAGE):
-                channels = [self._prefix + topic for topic in topics[i : i + PAGE]]
-                self._bus._ask(self._connection, self._connection.send_command, command, *channels)
+            for i in range(0, len(topics), GROUP):
+                channels = [self._prefix + topic for topic in topics[i : i + GROUP]]
+                self._server.ask(self._connection, self._connection.send_command, command, *channels)
 
     def read(self) -> tuple[str, bytes | None] | None:
         """Return a topic and what is said there, or None that says it is heard from now on; None after a silence."""
@@ -352,7 +231,7 @@ class Feed:
             except exceptions.TimeoutError:
                 return None
             except Exception as exc:
-                self._bus._ask(self._connection, _raise, exc)
+                self._server.ask(self._connection, _raise, exc)
             if isinstance(answer, list) and len(answer) == 3:
                 kind, channel, data = answer
                 topic = channel[len(self._prefix.encode()) :].decode() if channel else ""
@@ -387,11 +266,6 @@ def _run(connection: _Connection, script: str, keys: Sequence[str], args: Sequen
     answer = _call(connection, "EVAL", script, len(keys), *keys, *args)
     connection.scripts.add(digest)
     return answer
-
-
-def _message(entry: Any) -> Message:
-    id, (_, data) = entry
-    return parse_message(b"%s %s" % (id, data))
 
 
 assert redis.VERSION >= (5,), f"rooms on Redis need redis-py 5 or later, not {redis.__version__}: pip install -U redis"

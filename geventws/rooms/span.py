@@ -5,25 +5,24 @@ Joins rooms with a Bus, on the members' hub. Knows rooms by what they do with me
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
 import gevent
 from gevent.event import Event
-from gevent.lock import BoundedSemaphore
 
 from .. import loglines
-from ..deadlines import Deadline
 from ..errors import CloseCode
-from ..turns import pause
-from .bus import CONTROL, Away, Page, Refused
-from .envelope import CAME, CLOSE, KICK, LEFT, Message, member_value, parse_member, parse_message
-from .follower import Follower, Heard
+from .attended import Attended, Mender
+from .bus import CONTROL, Away, Refused
+from .envelope import CAME, LEFT, Message, member_value, parse_member, parse_message
+from .follower import Heard
 from .link import Link
 from .log import NOWHERE, UNKNOWN, parse_position
+from .orders import close_all, obey
 from .presence import Present
 from .publisher import Attempts, Outgoing
 from .register import Register
@@ -34,30 +33,8 @@ log = logging.getLogger("geventws")
 PATIENCE = 5.0  # seconds that a member waits for its room at the bus, and joins without it then
 LAG = 1.0  # seconds that a message may be on its way before it is looked for
 CHECK = 20.0  # seconds between two looks whether a room has missed its last message
-MENDS = 8  # rooms that read at the same time what they have missed
 BEATS = 0.3  # of a lease, between two that keep it
 GAP = "messages may be missing"
-
-
-class Attended:
-    """A room that has members in this process, or the control topic, which has none."""
-
-    def __init__(self, topic: str, room: Any, kept: int, leave: Callable[[Attended], None]) -> None:
-        self.topic = topic
-        self.room = room
-        self.follower = Follower(kept)
-        self.ready = Event()  # it has what the bus has
-        self.moved = Event()  # set, and replaced, by each message
-        self.unheard: dict[int, Outgoing] = {}  # what this process said, and has not come back, by its number
-        self.arriving: dict[str, list[Message]] = {}  # members that join, and what presence tells of them meanwhile
-        self.is_mending = False
-        self.deadline = Deadline(lambda: leave(self))
-
-    @property
-    def is_needed(self) -> bool:
-        """Whether anybody is there."""
-        room = self.room
-        return room is None or bool(self.arriving or room.lane.places or room.attendance.members())
 
 
 class Span:
@@ -72,7 +49,7 @@ class Span:
         self._lease = lease
         self._attended: dict[str, Attended] = {}
         self._users: dict[str, int] = {}  # topics of people to how many of their sockets are here
-        self._mends = BoundedSemaphore(MENDS)
+        self._mender = Mender(self._bus, self._health, self._deliver, self._report_gap)
         self._publisher = link.publisher
         self._alive_since = 0.0  # since when the lease was never lost, by time.monotonic()
         self._process = home.process
@@ -85,18 +62,25 @@ class Span:
         self._heart = gevent.spawn(self._beat)
 
     def close(self) -> None:
-        """Hear nothing more, and be no process any more."""
+        """Be no process any more."""
+        self.stop()
+        self.pass_away(0)
+
+    def stop(self) -> None:
+        """Hear and tell nothing more."""
         self._heart.kill(block=False)
         self._subscriber.close()
         self.register.close()
         for attended in self._attended.values():
             attended.deadline.cancel()
+            attended.is_heard = False
         self._attended.clear()
 
     def pass_away(self, linger: float) -> None:
-        """Leave what this process had to the others, after a while in which people may come back elsewhere."""
-        if self.register.rows:
-            self._bus.lease(self._process, linger)
+        """Leave the members of this process to the others, who take them out unless they come back elsewhere."""
+        if self.register.rows and not self._health.is_away:
+            with suppress(Away, Refused):  # then they find out by themselves
+                self._bus.lease(self._process, max(linger, 0.001))
 
     # Members
 
@@ -131,7 +115,7 @@ class Span:
         while (parse_position(attended.follower.position) or NOWHERE) < until or own in attended.unheard:
             if self._health.is_away or monotonic() > end:
                 attended.follower.doubt()
-                self._mend_soon(attended)
+                self._mender.soon(attended)
                 return
             attended.moved.wait(LAG)
 
@@ -176,6 +160,7 @@ class Span:
         if attended.is_needed or attended.is_mending or self._attended.get(attended.topic) is not attended:
             return
         del self._attended[attended.topic]
+        attended.is_heard = False
         self._subscriber.remove(attended.topic)
         self.register.forget(attended.topic)
         attended.deadline.cancel()
@@ -228,13 +213,13 @@ class Span:
         elif attended := self._attended.get(topic):
             heard = attended.follower.take(message)
             if heard is None:
-                self._mend_soon(attended)
+                self._mender.soon(attended)
             else:
                 self._deliver(attended, heard)
             if attended.room is not None:
                 attended.room.lane.hold_back()
 
-    def _deliver(self, attended: Attended, heard: Iterable[Heard], *, is_old: bool = False) -> None:
+    def _deliver(self, attended: Attended, heard: Iterable[Heard]) -> None:
         for message, is_new in heard:
             if message.publisher == self._publisher.name:
                 attended.unheard.pop(message.number, None)
@@ -245,13 +230,14 @@ class Span:
                 else:
                     waiting.append(message)
             elif attended.room is None:
-                if is_new and not is_old:
-                    self._obey(message)
+                if is_new:
+                    obey(self._home, self._link, message)
             else:
                 position = parse_position(message.position) or NOWHERE
-                attended.room.hear(message, position, is_new=is_new and not is_old)
-        moved, attended.moved = attended.moved, Event()
-        moved.set()
+                attended.room.hear(message, position, is_new=is_new)
+        if attended.arriving:
+            moved, attended.moved = attended.moved, Event()
+            moved.set()
 
     def _tell(self, attended: Attended, message: Message) -> None:
         user, info, _ = parse_member(message.body)
@@ -263,66 +249,16 @@ class Span:
     def _attend(self, topic: str, room: Any) -> Attended:
         attended = Attended(topic, room, self._home.limits.messages, self._leave_room)
         self._attended[topic] = attended
-        self._mend_soon(attended, self._subscriber.add(topic))
+        self._mender.soon(attended, self._subscriber.add(topic))
         return attended
-
-    def _mend_soon(self, attended: Attended, heard: Event | None = None) -> None:
-        if not attended.is_mending:
-            attended.is_mending = True
-            gevent.spawn(self._mend_all, attended, heard)
-
-    def _mend_all(self, attended: Attended, heard: Event | None) -> None:
-        wait = 0.05
-        try:
-            if heard is not None:
-                heard.wait()
-            while self._attended.get(attended.topic) is attended and not attended.follower.is_whole:
-                try:
-                    with self._mends:
-                        self._mend(attended)
-                except (Away, Refused) as exc:
-                    if isinstance(exc, Refused):
-                        self._health.refuse(exc)
-                    gevent.sleep(wait)
-                    wait = min(wait * 2, 2.0)
-        finally:
-            attended.is_mending = False
-
-    def _mend(self, attended: Attended) -> None:
-        follower = attended.follower
-        lost, start = follower.lost, follower.position
-        is_first = not start
-        page = self._bus.whole(attended.topic) if is_first else self._bus.history(attended.topic, start)
-        has_gap = not page.is_proven
-        if has_gap and not is_first:
-            page = self._bus.whole(attended.topic)
-        if is_first:
-            # Who is here already has come while the bus was away.
-            has_gap = attended.room is not None and bool(attended.room.lane.places)
-        if has_gap or is_first:
-            self._begin_history(attended, page)
-        before = len(page.messages)
-        heard, _ = follower.mend(page.messages, page.newest)
-        self._deliver(attended, heard[:before], is_old=is_first)
-        self._deliver(attended, heard[before:])
-        if not is_first:
-            self._health.caught_up += before
-        if has_gap or follower.lost > lost:
-            self._hear_unheard(attended)
-            self._report_gap(attended)
-        attended.ready.set()
-
-    def _begin_history(self, attended: Attended, page: Page) -> None:
-        if attended.room is not None:
-            first = page.messages[0].before if page.messages else page.newest
-            attended.room.lane.log.forget(parse_position(first) or UNKNOWN)
 
     def _report_gap(self, attended: Attended) -> None:
         self._health.gaps += 1
+        self._hear_unheard(attended)
         if attended.room is None:
             # A kick may be what is missing.
             members = {member.ws: member for members in self._home.people.values() for member in members}
-            self._close_all(members.values(), CloseCode.SERVICE_RESTART, GAP)
+            close_all(members.values(), CloseCode.SERVICE_RESTART, GAP)
         elif self._home.on_gap:
             self._home.tell_gap(attended.room)
         else:
@@ -343,7 +279,7 @@ class Span:
             if attended.follower.position != position:
                 attended.follower.doubt()
             if not attended.follower.is_whole:
-                self._mend_soon(attended)
+                self._mender.soon(attended)
 
     # Alive
 
@@ -358,9 +294,7 @@ class Span:
                 if not was_alive:
                     self._alive_since = now
                     self.register.rewrite()
-                if self._subscriber.beats >= 2:
-                    self._subscriber.renew()
-                self._subscriber.beats += 1
+                self._subscriber.beat()
                 if now - checked > CHECK:
                     checked = now
                     self._check()
@@ -377,44 +311,6 @@ class Span:
                 log.exception("rooms were not kept alive for a moment")
             gevent.sleep(self._lease * BEATS)
 
-    # Control
-
-    def _obey(self, message: Message) -> None:
-        try:
-            order = json.loads(message.body)
-            if message.kind == KICK:
-                user, spared, code, reason = order
-                members = [each for each in self._home.people.get(user, ()) if each.id not in spared]
-            elif message.kind == CLOSE:
-                name, code, reason = order
-                room = self._home.rooms.get(name)
-                members = list(room.lane.places.values()) if room is not None else []
-            else:
-                return
-        except ValueError:
-            log.exception("an order of rooms was not understood")
-            return
-        older = [
-            each for each in members if each.room.link is self._link and _is_before(each.control, message.position)
-        ]
-        self._close_all(older, code, reason)
-
-    def _close_all(self, members: Iterable[Any], code: int, reason: str) -> None:
-        gevent.spawn(_close, list(members), code, reason)
-
-
-def _close(members: list[Any], code: int, reason: str) -> None:
-    for number, member in enumerate(members, 1):
-        member.close(code, reason)
-        if not number % 64:
-            pause()
-
 
 def _number(outgoing: Outgoing) -> int:
     return int(outgoing.parcel.key.partition("-")[2])
-
-
-def _is_before(joined: str, position: str) -> bool:
-    """Whether a member joined before a message of the control topic. What cannot be told is taken for that."""
-    one, other = parse_position(joined), parse_position(position)
-    return one is None or other is None or one < other

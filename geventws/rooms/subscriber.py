@@ -17,6 +17,7 @@ from .publisher import Attempts, Health
 
 log = logging.getLogger("geventws")
 
+LOST_BEATS, LATE_BEATS = 2, 10  # after which a feed is given up
 SILENCES = 2  # after which a feed is taken for dead: the process's own heartbeat should have come
 
 
@@ -42,7 +43,8 @@ class Subscriber:
         self._feed: Feed | None = None
         self._topics: dict[str, Event] = {own: Event()}  # each set once it is heard
         self._unconfirmed: set[str] = set()
-        self.beats = 0  # of the own topic that have not come yet
+        self._beats = 0  # of the own topic that have not come yet
+        self._is_quiet = True  # nothing has come since the last of them
         self._attempts = Attempts(health, self)
         self._greenlet: Any = gevent.spawn(self._run)
 
@@ -60,6 +62,16 @@ class Subscriber:
         if self._topics.pop(topic, None) is not None and self._feed is not None:
             self._unconfirmed.discard(topic)
             self._ask(self._feed.remove, topic)
+
+    def beat(self) -> None:
+        """Note that the own topic was spoken to: what does not come back is not on the server that others speak to.
+
+        A feed that brings much may bring it late.
+        """
+        if self._beats >= (LOST_BEATS if self._is_quiet else LATE_BEATS):
+            self.renew()
+        self._beats += 1
+        self._is_quiet = True
 
     def _ask(self, function: Callable[[list[str]], None], topic: str) -> None:
         try:
@@ -95,7 +107,7 @@ class Subscriber:
             self._unconfirmed = set(self._topics)
             feed.add(list(self._topics))
             self._feed = feed
-            self.beats = silences = 0
+            self._beats = silences = 0
             while silences < SILENCES:
                 said = feed.read()
                 silences = silences + 1 if said is None else 0
@@ -116,6 +128,7 @@ class Subscriber:
                     self._attempts.succeed()
                     self._check()
         elif topic == self._own:
-            self.beats = 0
+            self._beats = 0
         else:
+            self._is_quiet = False
             self._hear(topic, data)
