@@ -224,6 +224,43 @@ def test_the_position_of_a_room_where_nothing_was_said_holds(make: Make, opened:
     assert its.receive() == "first"
 
 
+def test_the_welcome_of_a_view_leaves_before_what_its_member_missed(make: Make, opened: Opener) -> None:
+    rooms = make()
+    me, _ = join(rooms, opened)
+    at = me.room.history().position
+    me.room.broadcast("missed", confirm=WITHIN)
+    ws, peer = opened()
+
+    def view() -> None:
+        with rooms["lobby"].join(ws, user="ann", since=at) as member:
+            ws.send(f"welcome {member.room.users()} {len(member.room.history())}")
+            rooms["lobby"].broadcast("live")
+            ws.receive()
+
+    opened.spawn(view)
+    assert received(peer, 3) == ["welcome ['ann'] 1", "missed", "live"]
+
+
+def test_a_crowd_that_comes_back_costs_redis_no_reads(make: Make, opened: Opener, redis_server: RedisServer) -> None:
+    rooms = make()
+    me, _ = join(rooms, opened)
+    at = me.room.broadcast("heard", confirm=WITHIN)
+    me.room.broadcast("missed", confirm=WITHIN)
+    pairs = [opened() for _ in range(200)]
+    with redis_server.client() as client:
+        client.config_resetstat()
+        joining = [
+            opened.spawn(rooms["lobby"].join, ws, f"user {number}", None, at) for number, (ws, _) in enumerate(pairs)
+        ]
+        gevent.joinall(joining)
+        calls = {name: stats["calls"] for name, stats in client.info("commandstats").items()}
+    assert all(greenlet.value.recovered for greenlet in joining)
+    assert [peer.receive() for _, peer in pairs] == ["missed"] * 200
+    assert calls.get("cmdstat_xrange", 0) + calls.get("cmdstat_xrevrange", 0) == 0
+    assert calls.get("cmdstat_eval", 0) + calls.get("cmdstat_evalsha", 0) < 30
+    assert len(rooms["lobby"].users()) == 200
+
+
 @pytest.mark.parametrize("since", STRANGE, ids=lambda since: ascii(since)[:12])
 def test_a_since_that_is_unknown_brings_nothing_and_says_so(make: Make, opened: Opener, since: str) -> None:
     rooms = make()

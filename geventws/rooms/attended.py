@@ -26,8 +26,11 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts
 class Attended:
     """A room that has members in this process, or the control topic, which has none."""
 
-    def __init__(self, topic: str, room: Any, kept: int, leave: Callable[[Attended], None]) -> None:
+    def __init__(
+        self, topic: str, room: Any, kept: int, leave: Callable[[Attended], None], has_members: Callable[[], bool]
+    ) -> None:
         self.topic = topic
+        self.has_members = has_members  # whether anybody here would miss what is missing
         self.room = room
         self.follower = Follower(kept)
         self.ready = Event()  # it has what the bus has
@@ -37,11 +40,6 @@ class Attended:
         self.is_mending = False
         self.is_heard = True  # until the process leaves the topic
         self.deadline = Deadline(lambda: leave(self))
-
-    @property
-    def has_members(self) -> bool:
-        """Whether anybody here hears it now."""
-        return self.room is not None and bool(self.room.lane.places)
 
     @property
     def is_needed(self) -> bool:
@@ -108,7 +106,7 @@ class Mender:
             self._health.caught_up += len(page.messages)
         else:
             page = self._bus.whole(attended.topic)
-            has_gap = attended.has_members  # who came while the bus was away
+            has_gap = attended.has_members()  # who came while the bus was away
             attended.begin_history(page)
             self._take(attended, page, is_first=True)
         if has_gap or follower.lost > lost:

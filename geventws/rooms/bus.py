@@ -69,8 +69,12 @@ class Bus(Protocol):
 
     shown: str
 
-    def publish(self, parcels: Sequence[Parcel], again: bool) -> list[str | Refused]:
-        """Keep or just say messages, and return the position of each; again: they may be there already."""
+    def publish(self, parcels: Sequence[Parcel], since: str | None) -> list[str | Refused]:
+        """Keep or just say messages, and return the position of each.
+
+        since is None the first time. Else they may be there already, behind this position or, where it is empty,
+        anywhere.
+        """
 
     def feed(self, silence: float) -> Feed:
         """Return a new connection that brings what is said, and is silent for so many seconds at most."""

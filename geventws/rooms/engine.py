@@ -12,13 +12,14 @@ from typing import Any
 from .address import Address
 from .bus import CONTROL, Change, Feed, Page, Parcel, Refused
 from .envelope import Message, parse_message
-from .log import Limits
+from .log import Limits, parse_position
 from .redis import Server
 from .scripts import CHANGE, DEAD, FORGET, LEASE, MEMBERS, PUBLISH, REAP, TOUCH
 
 SHORTEST_LIFE = 60.0  # seconds that keys live at least, so that a process can keep them from ending
 PAGE = 500  # messages that are read at once
 GROUP = 100  # topics of one script
+CLOCKS_APART = 10_000  # milliseconds by which the clock of a server may be behind that of the one it follows
 
 
 class Redis:
@@ -43,11 +44,11 @@ class Redis:
 
     # Messages
 
-    def publish(self, parcels: Sequence[Parcel], again: bool) -> list[str | Refused]:
+    def publish(self, parcels: Sequence[Parcel], since: str | None) -> list[str | Refused]:
         """Keep or just say messages, in one piece, and return the position of each."""
         keys: list[str] = []
         # The server keeps some hundred of small messages anyway, and by them a reader finds what it missed.
-        args: list[Any] = [int(again), max(self._limits.messages, 100), max(self._limits.size, 1), self._life]
+        args: list[Any] = [_search_from(since), max(self._limits.messages, 100), max(self._limits.size, 1), self._life]
         for topic, key, content, is_kept in parcels:
             if is_kept:
                 keys += self._keys(topic)[:2]
@@ -155,6 +156,14 @@ class Redis:
 
     def _keys(self, topic: str) -> list[str]:
         return [f"{self._prefix}{topic}:{part}" for part in ("log", "last", "who", "users")]
+
+
+def _search_from(since: str | None) -> str:
+    """Return where to look for messages that may be there: a little earlier, as a failover may set the clock back."""
+    if since is None:
+        return ""
+    position = parse_position(since)
+    return str(max(position.milliseconds - CLOCKS_APART, 0)) if position else "-"
 
 
 def _message(entry: Any) -> Message:

@@ -162,6 +162,7 @@ class Publisher:
         self._buffer = buffer
         self._health = health
         self._number = 0
+        self._newest = ""  # position that the bus gave last
         self._greenlet: Any = None
 
     def put(self, topic: str, content: bytes, is_kept: bool) -> Outgoing:
@@ -210,13 +211,13 @@ class Publisher:
 
     def _run(self) -> None:
         attempts = Attempts(self._health, self)
-        again = False
+        since: str | None = None
         while self.waiting:
             batch = self._batch()
             try:
-                outcomes = self._bus.publish([outgoing.parcel for outgoing in batch], again)
+                outcomes = self._bus.publish([outgoing.parcel for outgoing in batch], since)
             except Away as exc:
-                again = True
+                since = self._newest
                 attempts.fail(exc)
                 if self._health.is_away:
                     self._forget_passing()
@@ -226,11 +227,13 @@ class Publisher:
             except Exception as exc:
                 log.exception("messages of rooms were lost")
                 outcomes = [Refused(str(exc))] * len(batch)
-            again = False
+            since = None
             attempts.succeed()
             for outgoing, outcome in zip(batch, outcomes, strict=True):
                 if isinstance(outcome, Refused):
                     self._health.refuse(outcome)
+                else:
+                    self._newest = outcome or self._newest
                 self._take_out(outgoing)
                 outgoing.end(outcome)
 

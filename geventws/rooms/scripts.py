@@ -5,15 +5,17 @@ newest; who, a hash of members to their values; users, a hash of names to how ma
 bytes is how much the topic has ever kept. A push is an entry with its position before it.
 """
 
+# ARGV begins with where to look for messages that may be there already, empty the first time, and what a topic keeps.
 # For each message a channel, key, content and whether it is kept; a kept one has its log and last among the keys.
 PUBLISH = """
-local again, most, size, ttl = ARGV[1] == '1', ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local start, most, size, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local again = start ~= ''
 local stored = {}
 
 local function stored_before(log, key)
   if not stored[log] then
     stored[log] = {}
-    for _, entry in ipairs(redis.call('XRANGE', log, '-', '+')) do
+    for _, entry in ipairs(redis.call('XRANGE', log, start, '+')) do
       stored[log][string.match(entry[2][2], '^%S+ (%S+)')] = entry[1]
     end
   end

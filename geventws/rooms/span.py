@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -56,6 +57,7 @@ class Span:
         self.skew = 0  # milliseconds by which the bus' clock is ahead
         self._health.on_change.append(self._change_health)
         self.register = Register(self._bus, self._process, self._health)
+        self._checker = gevent.Greenlet()
         own = f"#{self._process}"
         self._subscriber = Subscriber(self._bus, own, lease * BEATS, self._health, self._hear, self._check_soon)
         self._control = self._attend(CONTROL, None)
@@ -69,6 +71,7 @@ class Span:
     def stop(self) -> None:
         """Hear and tell nothing more."""
         self._heart.kill(block=False)
+        self._checker.kill(block=False)
         self._subscriber.close()
         self.register.close()
         for attended in self._attended.values():
@@ -91,7 +94,7 @@ class Span:
         attended.arriving[member.id] = []
         self._add_user(member.user)
         try:
-            for event in [attended.ready, *self._user_events(member.user)]:
+            for event in [attended.ready, self._control.ready, *self._user_events(member.user)]:
                 self._wait(event)
             row = self.register.enter(room.topic, member.id, member.user, member_value(member.user, member.info))
             if self._wait(row.done):
@@ -247,7 +250,8 @@ class Span:
     # What is missing
 
     def _attend(self, topic: str, room: Any) -> Attended:
-        attended = Attended(topic, room, self._home.limits.messages, self._leave_room)
+        has_members = partial(bool, self.register.rows if room is None else room.lane.places)
+        attended = Attended(topic, room, self._home.limits.messages, self._leave_room, has_members)
         self._attended[topic] = attended
         self._mender.soon(attended, self._subscriber.add(topic))
         return attended
@@ -257,23 +261,31 @@ class Span:
         self._hear_unheard(attended)
         if attended.room is None:
             # A kick may be what is missing.
-            members = {member.ws: member for members in self._home.people.values() for member in members}
-            close_all(members.values(), CloseCode.SERVICE_RESTART, GAP)
+            people = [member for members in self._home.people.values() for member in members]
+            close_all((each for each in people if each.room.link is self._link), CloseCode.SERVICE_RESTART, GAP)
         elif self._home.on_gap:
             self._home.tell_gap(attended.room)
         else:
             attended.room.lane.close(CloseCode.SERVICE_RESTART, GAP)
 
     def _check_soon(self) -> None:
-        gevent.spawn(self._check)
+        self._checker.kill(block=False)
+        self._checker = gevent.spawn(self._check_until_done)
+
+    def _check_until_done(self) -> None:
+        attempts = Attempts(self._health, "check")
+        while True:
+            try:
+                self._check()
+                attempts.succeed()
+                return
+            except (Away, Refused) as exc:
+                attempts.fail(exc)
 
     def _check(self) -> None:
         """Look whether any room has missed its newest messages, which no later one would show."""
         rooms = list(self._attended.values())
-        try:
-            now, newest = self._bus.touch([attended.topic for attended in rooms])
-        except (Away, Refused):
-            return  # the next heartbeat fails too
+        now, newest = self._bus.touch([attended.topic for attended in rooms])
         self.skew = now - self._home.now()
         for attended, position in zip(rooms, newest, strict=True):
             if attended.follower.position != position:
@@ -297,7 +309,7 @@ class Span:
                 self._subscriber.beat()
                 if now - checked > CHECK:
                     checked = now
-                    self._check()
+                    self._check_soon()
                 # After an outage the leases of all have ended, and others may come a little later.
                 if now - reaped > self._lease / 2 and now - self._alive_since > self._lease:
                     reaped = now

@@ -43,6 +43,8 @@ class Subscriber:
         self._feed: Feed | None = None
         self._topics: dict[str, Event] = {own: Event()}  # each set once it is heard
         self._unconfirmed: set[str] = set()
+        self._changed: dict[str, None] = {}  # topics that the feed is still to be told of
+        self._asker: Any = None
         self._beats = 0  # of the own topic that have not come yet
         self._is_quiet = True  # nothing has come since the last of them
         self._attempts = Attempts(health, self)
@@ -53,15 +55,13 @@ class Subscriber:
         event = self._topics.get(topic)
         if event is None:
             event = self._topics[topic] = Event()
-            if self._feed is not None:
-                self._ask(self._feed.add, topic)
+            self._ask(topic)
         return event
 
     def remove(self, topic: str) -> None:
         """Hear a topic no more."""
-        if self._topics.pop(topic, None) is not None and self._feed is not None:
-            self._unconfirmed.discard(topic)
-            self._ask(self._feed.remove, topic)
+        if self._topics.pop(topic, None) is not None:
+            self._ask(topic)
 
     def beat(self) -> None:
         """Note that the own topic was spoken to: what does not come back is not on the server that others speak to.
@@ -73,11 +73,23 @@ class Subscriber:
         self._beats += 1
         self._is_quiet = True
 
-    def _ask(self, function: Callable[[list[str]], None], topic: str) -> None:
+    def _ask(self, topic: str) -> None:
+        """Have a greenlet tell the feed, as a hub callback must not wait for it."""
+        self._changed[topic] = None
+        if self._feed is not None and self._asker is None:
+            self._asker = gevent.spawn_raw(self._tell_feed, self._feed)
+
+    def _tell_feed(self, feed: Feed) -> None:
         try:
-            function([topic])
+            while self._changed and feed is self._feed:
+                topics, self._changed = list(self._changed), {}
+                for function, chosen in ((feed.add, True), (feed.remove, False)):
+                    if some := [topic for topic in topics if (topic in self._topics) is chosen]:
+                        function(some)
         except (Away, Refused):
             self.renew()
+        finally:
+            self._asker = None
 
     def renew(self) -> None:
         """Connect anew."""
@@ -105,8 +117,9 @@ class Subscriber:
             for event in self._topics.values():
                 event.clear()
             self._unconfirmed = set(self._topics)
-            feed.add(list(self._topics))
+            self._changed = {}
             self._feed = feed
+            feed.add(list(self._unconfirmed))
             self._beats = silences = 0
             while silences < SILENCES:
                 said = feed.read()
@@ -124,7 +137,8 @@ class Subscriber:
                 event.set()
             if self._unconfirmed:
                 self._unconfirmed.discard(topic)
-                if not self._unconfirmed:
+                if self._unconfirmed.isdisjoint(self._topics):
+                    self._unconfirmed.clear()
                     self._attempts.succeed()
                     self._check()
         elif topic == self._own:
