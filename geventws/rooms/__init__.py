@@ -176,6 +176,6 @@ def _links(
         def make() -> Bus:
             return Redis(address, namespace, home.limits)
 
-        return Link(make, lambda link: Span(home, link, lease), buffer, home.limits.size)
+        return Link(make, lambda link: Span(home, link, lease), buffer)
 
     return [(address.shown, link(address)) for address in addresses]

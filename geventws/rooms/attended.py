@@ -47,6 +47,13 @@ class Attended:
         room = self.room
         return room is None or bool(self.arriving or room.lane.places or room.attendance.members())
 
+    def note(self, outgoing: Outgoing) -> None:
+        """Remember a message of this process until it comes back."""
+        first = next(iter(self.unheard), None)
+        if first is not None and isinstance(self.unheard[first].outcome, Refused):
+            del self.unheard[first]  # it will not
+        self.unheard[outgoing.number] = outgoing
+
     def begin_history(self, page: Page) -> None:
         """Have the room's history begin where that of the bus does."""
         if self.room is not None:

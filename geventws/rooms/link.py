@@ -18,7 +18,7 @@ from ..turns import pause
 from .bus import CONTROL, Away, Bus, Refused
 from .envelope import content, parse_member
 from .presence import Present
-from .publisher import Buffer, Health, Outgoing, Publisher
+from .publisher import LARGEST, Buffer, Health, Outgoing, Publisher
 
 CONFIRM = 10.0  # seconds that who waits for the bus anyway waits at most
 
@@ -26,12 +26,11 @@ CONFIRM = 10.0  # seconds that who waits for the bus anyway waits at most
 class Link:
     """One bus as the rooms of this process use it."""
 
-    def __init__(self, make: Callable[[], Bus], make_span: Callable[[Link], Any], buffer: Buffer, most: int) -> None:
-        """Connect to nothing yet. most is bytes on their way that a sender does not wait for."""
+    def __init__(self, make: Callable[[], Bus], make_span: Callable[[Link], Any], buffer: Buffer) -> None:
+        """Connect to nothing yet."""
         self._make = make
         self._make_span = make_span
         self._buffer = buffer
-        self._most = most
         self.begin()
 
     def begin(self) -> None:
@@ -97,7 +96,7 @@ class Link:
         return None if confirm is None else self._wait(publisher, outgoing, confirm)
 
     def _hold_back(self, publisher: Publisher) -> None:
-        while publisher.size > self._most and not self.health.is_away and getcurrent() is not get_hub():
+        while publisher.size > LARGEST and not self.health.is_away and getcurrent() is not get_hub():
             pause()
 
     def _wait(self, publisher: Publisher, outgoing: Outgoing, seconds: float) -> str | None:
@@ -138,12 +137,12 @@ class Link:
 
     def _ask(self, function: Callable[..., Any], *args: Any) -> Any:
         """Return what a function of the bus does. Raises Away, or BusUnavailable where the bus refuses it."""
+        if self.span is not None and self.health.is_away:
+            raise Away("the heartbeat finds it again")
         try:
             try:
                 return function(*args)
             except Away:  # the connection that it took may have ended unseen
-                if self.health.is_away:
-                    raise
                 return function(*args)
         except Refused as exc:
             raise BusUnavailable(f"{self.bus.shown} refuses what rooms ask: {exc}") from exc

@@ -133,6 +133,11 @@ class Outgoing:
         self._done: Event | None = None
 
     @property
+    def number(self) -> int:
+        """Its publisher's number for it."""
+        return int(self.parcel.key.partition("-")[2])
+
+    @property
     def size(self) -> int:
         """Bytes of it."""
         return len(self.parcel.content)

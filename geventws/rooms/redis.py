@@ -29,6 +29,8 @@ try:
     from redis.retry import Retry
 except ImportError as exc:
     raise MissingPackage(f"rooms on Redis need the redis package: pip install 'geventws[redis]' ({exc})") from exc
+if redis.VERSION < (5,):
+    raise MissingPackage(f"rooms on Redis need redis-py 5, not {redis.__version__}: pip install -U 'geventws[redis]'")
 
 T = TypeVar("T")
 
@@ -266,6 +268,3 @@ def _run(connection: _Connection, script: str, keys: Sequence[str], args: Sequen
     answer = _call(connection, "EVAL", script, len(keys), *keys, *args)
     connection.scripts.add(digest)
     return answer
-
-
-assert redis.VERSION >= (5,), f"rooms on Redis need redis-py 5 or later, not {redis.__version__}: pip install -U redis"

@@ -181,7 +181,7 @@ class Span:
             if self._health.is_away:
                 self._hear_here(attended, outgoing)
             elif parcel.is_kept:
-                attended.unheard[_number(outgoing)] = outgoing
+                attended.note(outgoing)
 
     def _change_health(self) -> None:
         if self._health.is_away:
@@ -322,7 +322,3 @@ class Span:
             except Exception:
                 log.exception("rooms were not kept alive for a moment")
             gevent.sleep(self._lease * BEATS)
-
-
-def _number(outgoing: Outgoing) -> int:
-    return int(outgoing.parcel.key.partition("-")[2])
