@@ -44,7 +44,7 @@ class Soak:
                 self._join(number, rooms, name)
 
     def _join(self, number: int, rooms: Rooms, name: str) -> None:
-        ws, peer = self.opened("tcp")
+        ws, peer = self.opened("tcp", ping_interval=None)  # the peer here would not answer
         peer.sock.settimeout(None)
         heard = self.heard[number, name] = []
         rooms[name].join(ws, user=f"{number}")

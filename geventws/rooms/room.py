@@ -16,7 +16,7 @@ from ..message import Sendable, to_json
 from ..threads import call, here
 from ..websocket import WebSocket
 from .bus import Away
-from .envelope import CLOSE, JSON, TEXT, Message, body_of, check_info, check_keys, check_name
+from .envelope import CLOSE, JSON, Message, body_of, check_info, check_keys, check_name, with_keys
 from .home import Home
 from .link import Link
 from .log import NOWHERE, Entry, Position, parse_position
@@ -24,6 +24,7 @@ from .member import History, Member
 from .presence import Attendance, Present
 
 Excluded = Union[Iterable["WebSocket | Member | str"], WebSocket, "Member"]
+Items = tuple["WebSocket | Member | str", ...]
 
 
 class Room:
@@ -167,7 +168,7 @@ class Room:
         no part of history, and has no position. confirm is seconds to wait until a bus has the message; without one it
         has arrived. Members are excluded by their WebSocket, themselves or their id.
         """
-        return self._say(*body_of(message), exclude, keep, confirm)
+        return self._say(message, exclude, keep, False, confirm)
 
     def broadcast_json(
         self,
@@ -184,40 +185,40 @@ class Room:
         text = to_json(obj)
         if keep:
             check_keys(obj)
-        return self._say(JSON if keep else TEXT, text.encode(), exclude, keep, confirm)
+        return self._say(text, exclude, keep, keep, confirm)
 
-    def _say(self, kind: str, body: bytes, exclude: Excluded, keep: bool, confirm: float | None) -> str | None:
+    def _say(
+        self, message: Sendable, exclude: Excluded, keep: bool, adds_keys: bool, confirm: float | None
+    ) -> str | None:
         items = _listed(exclude)
         if self.link is None:
-            return self.home.run(self._say_here, kind, body, items, keep)
-        return self.home.reach(self._say_anywhere, kind, body, items, keep, confirm)
+            return self.home.run(self._say_here, message, items, keep, adds_keys)
+        return self.home.reach(self._say_anywhere, self.link, message, items, keep, adds_keys, confirm)
 
     def _say_anywhere(
-        self, kind: str, body: bytes, exclude: tuple[WebSocket | Member | str, ...], keep: bool, confirm: float | None
+        self, link: Link, message: Sendable, exclude: Items, keep: bool, adds_keys: bool, confirm: float | None
     ) -> str | None:
-        assert self.link is not None
-        return self.link.say(self.topic, kind, body, self._ids(exclude), keep, confirm)
+        kind, body = body_of(message)
+        return link.say(self.topic, JSON if adds_keys else kind, body, self._ids(exclude), keep, confirm)
 
-    def _say_here(
-        self, kind: str, body: bytes, exclude: tuple[WebSocket | Member | str, ...], keep: bool
-    ) -> str | None:
+    def _say_here(self, message: Sendable, exclude: Items, keep: bool, adds_keys: bool = False) -> str | None:
         self.lane.hold_back()
         position = self.home.position_behind(self.lane.log.position) if keep else NOWHERE
-        publisher, _, number = self.home.name().partition("-")
-        at = str(position) if keep else ""
-        self.hear(Message(at, "", publisher, int(number), kind, frozenset(self._ids(exclude)), body), position)
+        if adds_keys and isinstance(message, str):
+            message = with_keys(message, self.home.name(), str(position))
+        self.lane.push(Entry(message, position, frozenset(self._ids(exclude))))
         if not keep:
             return None
         self.home.keep(self)
-        return at
+        return str(position)
 
-    def hear(self, message: Message, position: Position = NOWHERE, *, is_new: bool = True) -> None:
-        """Have the members here get a message; where they have it already, have only history get it."""
+    def hear(self, message: Message, position: Position, *, is_new: bool) -> None:
+        """Have the members here get what the bus brings; where they have it already, have only history get it."""
         text = message.for_members
         if text is not None:
             self.lane.push(Entry(text, position, message.excluded, is_silent=not is_new))
 
-    def _ids(self, exclude: tuple[WebSocket | Member | str, ...]) -> Iterator[str]:
+    def _ids(self, exclude: Items) -> Iterator[str]:
         for item in exclude:
             if isinstance(item, str):
                 yield item
@@ -275,7 +276,7 @@ class Local:
     def broadcast(self, message: Sendable, exclude: Excluded = ()) -> None:
         """Have them get a message that is no part of history."""
         room = self._room
-        room.home.run(room._say_here, *body_of(message), _listed(exclude), False)
+        room.home.run(room._say_here, message, _listed(exclude), False)
 
     def broadcast_json(self, obj: Any, exclude: Excluded = ()) -> None:
         """Have them get an object as JSON that is no part of history."""
@@ -310,6 +311,6 @@ class User:
                 ws.close(code, reason)
 
 
-def _listed(exclude: Excluded) -> tuple[WebSocket | Member | str, ...]:
+def _listed(exclude: Excluded) -> Items:
     # One alone is an iterable too: of characters, or of the messages that it would wait for.
     return (exclude,) if isinstance(exclude, (str, WebSocket, Member)) else tuple(exclude)
