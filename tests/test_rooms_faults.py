@@ -10,7 +10,9 @@ import shutil
 import signal
 import ssl
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +86,12 @@ def proxies() -> Iterator[Callable[[int], Proxy]]:
 class Listener:
     """A member of a room, and all that its peer hears."""
 
-    def __init__(self, rooms: Rooms, opened: Opener, name: str = "lobby", **options: Any) -> None:
+    def __init__(self, rooms: Rooms, opened: Opener, name: str = "lobby", *, user: str | None = None, **options: Any):
         self.rooms = rooms
         self.ws, self.peer = opened("tcp")
         self.peer.sock.settimeout(None)
         self.heard: list[Any] = []
-        self.me = rooms[name].join(self.ws, **options)
+        self.me = rooms[name].join(self.ws, user=user, **options)
         self.room = self.me.room
         opened.spawn(self._listen)
 
@@ -602,6 +604,32 @@ def test_a_kick_reaches_a_process_whose_way_to_redis_was_broken(
     again = Listener(rooms, opened, user="ann")
     other["lobby"].broadcast("still here")
     until(lambda: new.heard == again.heard == ["still here"], "hearing", WITHIN)
+
+
+def test_a_kick_that_overtakes_the_answer_to_joining_is_for_who_joined(
+    make: Make, opened: Opener, redis_server: RedisServer, proxies: Callable[[int], Proxy]
+) -> None:
+    proxy = proxies(redis_server.port)
+    rooms, other = make(proxy.url), make(redis_server.url)
+    Listener(rooms, opened)
+    is_kicked = threading.Event()
+
+    def hold(asked: bytes, answer: bytes) -> bool:
+        if b"ann" in asked and b"enter" in asked:
+            is_kicked.wait(WITHIN)
+        return False
+
+    proxy.cut_reply = hold
+    joining = opened.spawn(partial(Listener, user="ann"), rooms, opened)
+    until(lambda: "ann" in other["lobby"].users(), "joining at Redis", WITHIN)
+    with redis_server.client() as client:
+        before = client.xlen("geventws:0:{}:log")
+        other.disconnect("ann", code=4001)
+        until(lambda: client.xlen("geventws:0:{}:log") > before, "kick at Redis", WITHIN)
+    until(lambda: rooms._home.links[0][1].span._orders, "kick at the process", WITHIN)
+    is_kicked.set()
+    joining.join()
+    until(lambda: joining.value.heard == [Close(4001, "")], "kick", WITHIN)
 
 
 def test_a_kick_in_an_outage_closes_here_at_once_and_there_afterwards(

@@ -6,6 +6,7 @@ Joins rooms with a Bus, on the members' hub. Knows rooms by what they do with me
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
@@ -34,6 +35,7 @@ log = logging.getLogger("geventws")
 PATIENCE = 5.0  # seconds that a member waits for its room at the bus, and joins without it then
 LAG = 1.0  # seconds that a message may be on its way before it is looked for
 CHECK = 20.0  # seconds between two looks whether a room has missed its last message
+MOST_ORDERS = 10_000  # that are kept for members on their way in
 BEATS = 0.3  # of a lease, between two that keep it
 GAP = "messages may be missing"
 
@@ -49,6 +51,8 @@ class Span:
         self._health = link.health
         self._lease = lease
         self._attended: dict[str, Attended] = {}
+        self._arriving = 0  # members that join
+        self._orders: deque[Message] = deque(maxlen=MOST_ORDERS)  # that came while they did
         self._users: dict[str, int] = {}  # topics of people to how many of their sockets are here
         self._mender = Mender(self._bus, self._health, self._deliver, self._report_gap)
         self._publisher = link.publisher
@@ -92,6 +96,7 @@ class Span:
         attended = self._attended.get(room.topic) or self._attend(room.topic, room)
         own = next(reversed(attended.unheard), None)
         attended.arriving[member.id] = []
+        self._arriving += 1
         self._add_user(member.user)
         try:
             for event in [attended.ready, self._control.ready, *self._user_events(member.user)]:
@@ -123,10 +128,17 @@ class Span:
             attended.moved.wait(LAG)
 
     def arrived(self, room: Any, member: Any) -> None:
-        """Tell what was told of a member while it joined."""
-        if attended := self._attended.get(room.topic):
-            for message in attended.arriving.pop(member.id, ()):
-                self._tell(attended, message)
+        """Have a member obey what was ordered, and tell what was told of it, since Redis listed it."""
+        attended = self._attended.get(room.topic)
+        if attended is None or member.id not in attended.arriving:
+            return
+        for order in self._orders:
+            obey(self._home, self._link, order)
+        self._arriving -= 1
+        if not self._arriving:
+            self._orders.clear()
+        for message in attended.arriving.pop(member.id):
+            self._tell(attended, message)
 
     def depart(self, room: Any, member: Any, *, lingers: bool = False) -> None:
         """Have a member listed no more, or as one that may come back."""
@@ -234,6 +246,8 @@ class Span:
                     waiting.append(message)
             elif attended.room is None:
                 if is_new:
+                    if self._arriving:
+                        self._orders.append(message)
                     obey(self._home, self._link, message)
             else:
                 position = parse_position(message.position) or NOWHERE
