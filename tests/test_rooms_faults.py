@@ -670,21 +670,36 @@ def test_an_emptied_redis_is_filled_again(make: Make, opened: Opener, redis_serv
 
 
 def test_a_key_of_another_type_breaks_its_own_room_alone(
-    make: Make, opened: Opener, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
-) -> None:
+    make: Make, opened: Opener, redis_server: RedisServer, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("geventws.rooms.span.CHECK", 0.5)
     rooms = make(redis_server.url)
-    ann = Listener(rooms, opened, "good")
+    ann = Listener(rooms, opened, "good", user="ann")
+    Listener(rooms, opened, "bad", user="ann")
     with redis_server.client() as client:
-        client.set("geventws:0:{bad}:log", "no stream")
+        for key in ("log", "last", "who", "users"):
+            client.delete(f"geventws:0:{{bad}}:{key}")
+            client.lpush(f"geventws:0:{{bad}}:{key}", "a list")
+        client.zadd("geventws:0:processes", {"abcdefabcdef": 1})
+        client.sadd("geventws:0:rooms:abcdefabcdef", "{bad}")
     with pytest.raises(BusUnavailable, match="refuses a message of rooms: WRONGTYPE"):
         rooms["bad"].broadcast("text", confirm=WITHIN)
     for number in range(10):
         rooms["bad"].broadcast("text")
         ann.room.broadcast(str(number))
     until(lambda: ann.heard == [str(number) for number in range(10)], "hearing", WITHIN)
-    assert up(rooms)
-    assert rooms.stats()["refused"] == 11
     until(lambda: "the bus of rooms refuses: WRONGTYPE" in caplog.text, "line of the log")
+    bob, dora = Listener(rooms, opened, "bad", user="bob"), Listener(rooms, opened, "good", user="dora")
+    gevent.sleep(2.5)  # some heartbeats and checks, and a time to reap
+    assert set(rooms["good"].users()) == {"ann", "dora"}
+    ann.room.broadcast("still here")
+    until(lambda: dora.heard == ["still here"], "hearing", WITHIN)
+    assert up(rooms)
+    with redis_server.client() as client:
+        client.delete(*(f"geventws:0:{{bad}}:{key}" for key in ("log", "last", "who", "users")))
+    rooms["bad"].broadcast("mended", confirm=WITHIN)
+    until(lambda: bob.heard, "hearing, or being told", WITHIN)
 
 
 def test_a_full_redis_is_named(make: Make, opened: Opener, redis_server: RedisServer) -> None:
@@ -712,8 +727,9 @@ def test_missing_rights_are_named_with_the_rule_to_write(
         client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">secret", *rule.split())
     joining.join()
     back(rooms)
+    ann = Listener(rooms, opened)  # who came before may have missed something, and is told so
     rooms["lobby"].broadcast("text", confirm=WITHIN)
-    until(lambda: joining.value.has("text"), "hearing", WITHIN)
+    until(lambda: ann.heard == ["text"], "hearing", WITHIN)
 
 
 def test_a_wrong_password_is_named_and_never_shown(

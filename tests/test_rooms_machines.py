@@ -259,3 +259,15 @@ def test_the_page_goes_from_one_process_to_many(redis_server: RedisServer, tmp_p
             client.close()
     finally:
         server.stop()
+
+
+def test_the_page_s_own_tests_pass_over_redis_as_well(redis_server: RedisServer, tmp_path: Path) -> None:
+    for block in blocks((ROOT / "docs" / "rooms.md").read_text()):
+        name = block.code.partition("\n")[0].removeprefix("# ")
+        if name.endswith(".py"):
+            with (tmp_path / name).open("a") as program:
+                program.write(block.code)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "GEVENTWS_BUS": redis_server.url.replace("/0", "/5")}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout

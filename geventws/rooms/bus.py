@@ -65,7 +65,7 @@ class Feed(Protocol):
 
 
 class Bus(Protocol):
-    """A server. All that is asked of it raises Away or Refused."""
+    """A server. All that is asked of it raises Away or Refused; what is asked for many fails for each by itself."""
 
     shown: str
 
@@ -79,7 +79,7 @@ class Bus(Protocol):
     def feed(self, silence: float) -> Feed:
         """Return a new connection that brings what is said, and is silent for so many seconds at most."""
 
-    def touch(self, topics: Sequence[str]) -> tuple[int, list[str]]:
+    def touch(self, topics: Sequence[str]) -> tuple[int, list[str | Refused]]:
         """Keep rooms from being forgotten, and return the time in milliseconds and their newest positions."""
 
     def history(self, topic: str, since: str | None = None, limit: int | None = None) -> Page:
@@ -88,7 +88,7 @@ class Bus(Protocol):
     def whole(self, topic: str) -> Page:
         """Return all that is there."""
 
-    def change(self, process: str, changes: Sequence[Change]) -> tuple[str, list[str]]:
+    def change(self, process: str, changes: Sequence[Change]) -> tuple[str, list[str | Refused]]:
         """Note who is in rooms, and return the newest positions of the control topic and of the rooms."""
 
     def members(self, topic: str) -> list[tuple[str, bytes]]:

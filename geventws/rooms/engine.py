@@ -55,25 +55,27 @@ class Redis:
             args += [self._channel(topic), key, content, int(is_kept)]
         return [self._server.outcome(id) for id in self._server.run(PUBLISH, keys, *args)]
 
-    def touch(self, topics: Sequence[str]) -> tuple[int, list[str]]:
+    def touch(self, topics: Sequence[str]) -> tuple[int, list[str | Refused]]:
         """Keep rooms from being forgotten, and return the time in milliseconds and their newest positions."""
         age, now = int(self._limits.seconds * 1000), 0
-        newest: list[str] = []
+        newest: list[str | Refused] = []
         for i in range(0, len(topics), GROUP):
             keys = [key for topic in topics[i : i + GROUP] for key in self._keys(topic)]
             time, *ids = self._server.run(TOUCH, keys, self._life, age, secrets.randbelow(1 << 32))
             now = int(time)
-            for id in ids:
-                outcome = self._server.outcome(id)
-                if isinstance(outcome, Refused):
-                    raise outcome
-                newest.append(outcome)
+            newest += map(self._server.outcome, ids)
+        return now, newest
+
+    def _newest_of(self, topic: str) -> tuple[int, str]:
+        now, (newest,) = self.touch([topic])
+        if isinstance(newest, Refused):
+            raise newest
         return now, newest
 
     def history(self, topic: str, since: str | None = None, limit: int | None = None) -> Page:
         """Return what was kept: behind a position, or what is still history."""
         log = self._keys(topic)[0]
-        now, (newest,) = self.touch([topic])
+        now, newest = self._newest_of(topic)
         if since is None:
             most = self._limits.messages
             messages = self._newest(log, most if limit is None else min(limit, most))
@@ -90,7 +92,7 @@ class Redis:
 
     def whole(self, topic: str) -> Page:
         """Return all that is there."""
-        _, (newest,) = self.touch([topic])
+        _, newest = self._newest_of(topic)
         messages = self._read(self._keys(topic)[0], "-")
         return Page(messages, messages[-1].position if messages else newest, False)
 
@@ -117,15 +119,16 @@ class Redis:
 
     # Who is there
 
-    def change(self, process: str, changes: Sequence[Change]) -> tuple[str, list[str]]:
+    def change(self, process: str, changes: Sequence[Change]) -> tuple[str, list[str | Refused]]:
         """Note who is in rooms, and return the newest positions of the control topic and of the rooms."""
         keys = [f"{self._prefix}rooms:{process}", self._keys(CONTROL)[1]]
         args: list[Any] = [self._life]
         for topic, action, id, _, value in changes:
             keys += self._keys(topic)[1:]
             args += [action, id, value, topic, self._channel(topic)]
-        control, *newest = (id.decode().split(" ")[0] for id in self._server.run(CHANGE, keys, *args))
-        return control, newest
+        outcomes = map(self._server.outcome, self._server.run(CHANGE, keys, *args))
+        control, *newest = (each if isinstance(each, Refused) else each.split(" ")[0].strip("-") for each in outcomes)
+        return str(control), newest
 
     def members(self, topic: str) -> list[tuple[str, bytes]]:
         """Return id and value of all who are in a room, on processes that are alive."""

@@ -38,7 +38,8 @@ TIMEOUT = 2.5  # seconds that an answer may take
 GROUP = 500  # channels of one command
 SPARE = 8  # connections that a thread keeps
 # What a server says that is not what it was, or not yet: another may be, or it later.
-PASSING = ("READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS", "UNBLOCKED")
+PASSING = ("READONLY", "LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS", "UNBLOCKED")
+PASSING_ERRORS = (exceptions.ReadOnlyError, exceptions.ClusterDownError, exceptions.TryAgainError)
 
 _local = monkey.get_original("_thread", "_local")
 
@@ -167,7 +168,7 @@ class Server:
             connection.disconnect()
             raise Away(f"{self.shown} refuses the user or password that its URL has: {exc}") from exc
         except exceptions.ResponseError as exc:
-            if str(exc).startswith(PASSING) or isinstance(exc, exceptions.ReadOnlyError):
+            if str(exc).startswith(PASSING) or isinstance(exc, PASSING_ERRORS):
                 connection.disconnect()
                 raise Away(f"{self.shown}: {exc}") from exc
             raise Refused(self._explain(str(exc))) from exc

@@ -105,16 +105,19 @@ class Register:
             except Away as exc:
                 attempts.fail(exc)
                 continue
+            except Refused as exc:
+                control, newest = "", [exc] * len(rows)
             except Exception as exc:
-                if not isinstance(exc, Refused):
-                    log.exception("who is in rooms was not told")
-                self._health.refuse(exc)
-                control, newest = "", [""] * len(rows)
+                log.exception("who is in rooms was not told")
+                control, newest = "", [Refused(str(exc))] * len(rows)
             attempts.succeed()
             for row, change, position in zip(rows, changes, newest, strict=True):
+                if isinstance(position, Refused):
+                    self._health.refuse(position)
+                    position = ""
                 if row.change is change and self._dirty.get(change.id) is row:
                     del self._dirty[change.id]
                 if not row.is_entered:
                     row.is_entered = True
-                    row.control, row.newest = control.strip("-"), position.strip("-")
+                    row.control, row.newest = control, position
                     row.done.set()

@@ -125,11 +125,8 @@ CHANGE = (
     + """
 local ids = {redis.call('GET', KEYS[2]) or '-'}
 local ttl = ARGV[1]
-local k = 3
-for i = 2, #ARGV, 5 do
-  local action, id, value, topic, channel = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
-  local last, who, users = KEYS[k], KEYS[k + 1], KEYS[k + 2]
-  k = k + 3
+
+local function change(last, who, users, action, id, value, topic, channel)
   if action == 'leave' then
     leave(who, users, channel, id, value)
   elseif action == 'forget' then
@@ -146,7 +143,15 @@ for i = 2, #ARGV, 5 do
     redis.call('PEXPIRE', who, ttl)
     redis.call('PEXPIRE', users, ttl)
   end
-  ids[#ids + 1] = redis.call('GET', last) or '-'
+  return redis.call('GET', last) or '-'
+end
+
+local k = 3
+for i = 2, #ARGV, 5 do
+  local ok, id = pcall(change, KEYS[k], KEYS[k + 1], KEYS[k + 2], unpack(ARGV, i, i + 4))
+  k = k + 3
+  if not ok then id = '!' .. (type(id) == 'table' and id.err or tostring(id)) end
+  ids[#ids + 1] = id
 end
 return ids
 """

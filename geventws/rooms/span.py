@@ -302,7 +302,9 @@ class Span:
         now, newest = self._bus.touch([attended.topic for attended in rooms])
         self.skew = now - self._home.now()
         for attended, position in zip(rooms, newest, strict=True):
-            if attended.follower.position != position:
+            if isinstance(position, Refused):
+                self._health.refuse(position)
+            elif attended.follower.position != position:
                 attended.follower.doubt()
             if not attended.follower.is_whole:
                 self._mender.soon(attended)
@@ -315,24 +317,28 @@ class Span:
         while True:
             try:
                 was_alive = self._bus.lease(self._process, self._lease)
-                attempts.succeed()
-                now = monotonic()
-                if not was_alive:
-                    self._alive_since = now
-                    self.register.rewrite()
-                self._subscriber.beat()
-                if now - checked > CHECK:
-                    checked = now
-                    self._check_soon()
-                # After an outage the leases of all have ended, and others may come a little later.
-                if now - reaped > self._lease / 2 and now - self._alive_since > self._lease:
-                    reaped = now
-                    self._bus.reap()
             except (Away, Refused) as exc:
-                if isinstance(exc, Refused):
-                    self._health.refuse(exc)
                 attempts.fail(exc)
                 continue
-            except Exception:
-                log.exception("rooms were not kept alive for a moment")
+            attempts.succeed()
+            self._subscriber.beat()
+            now = monotonic()
+            if not was_alive:
+                self._alive_since = now
+                self.register.rewrite()
+            if now - checked > CHECK:
+                checked = now
+                self._check_soon()
+            # After an outage the leases of all have ended, and others may come a little later.
+            if now - reaped > self._lease / 2 and now - self._alive_since > self._lease:
+                reaped = now
+                self._reap()
             gevent.sleep(self._lease * BEATS)
+
+    def _reap(self) -> None:
+        try:
+            self._bus.reap()
+        except Away:
+            pass  # the next heartbeat tries it too
+        except Refused as exc:
+            self._health.refuse(exc)
