@@ -24,7 +24,7 @@ from geventws.rooms import Room
 from .pairs import Certificate, Opener, Peer, until, watched_hub
 from .redis_servers import RedisServer
 from .servers import ROOT
-from .test_rooms import STRANGE
+from .test_rooms_log import STRANGE
 
 pytestmark = pytest.mark.slow  # it starts servers
 

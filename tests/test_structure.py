@@ -103,6 +103,13 @@ NEIGHBOURS = {
 
 # Where the tests of a module, or of all modules of a package, stand in a file of another name.
 TESTED_IN = {"__init__": "test_package.py", "__main__": "test_command_line.py", "command": "test_command_line.py"}
+# What makes rooms span processes works only together, on a Redis that runs.
+TESTED_IN |= dict.fromkeys(
+    [f"rooms/{name}" for name in ("attended", "engine", "link", "member", "orders", "scripts", "span")],
+    "test_rooms_redis.py",
+)
+TESTED_IN |= dict.fromkeys([f"rooms/{name}" for name in ("address", "follower", "publisher")], "test_rooms_bus.py")
+TESTED_IN |= dict.fromkeys([f"rooms/{name}" for name in ("register", "subscriber")], "test_rooms_faults.py")
 
 LAST_PURE = 4
 GREENLETS_AND_CLOCKS = {"gevent", "socket", "select", "selectors", "ssl", "threading", "time", "asyncio"}
@@ -226,7 +233,7 @@ def test_checker_names_a_bad_import(module: str, source: str, fault: str) -> Non
 def file_of_tests(module: str) -> str:
     """Return the name of the file that has the tests of a module: test_rooms_log.py for rooms/log."""
     name = module.removesuffix("/__init__").strip("_").replace("/", "_")
-    return TESTED_IN.get(module.partition("/")[0], f"test_{name}.py")
+    return TESTED_IN.get(module) or TESTED_IN.get(module.partition("/")[0], f"test_{name}.py")
 
 
 MODULES = {str(path.relative_to(PACKAGE).with_suffix("")) for path in [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.c")]}

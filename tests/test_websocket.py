@@ -63,6 +63,12 @@ INTERRUPTS = [gevent.GreenletExit, gevent.Timeout]
 FIRST_TURN = {gevent.GreenletExit: 0, gevent.Timeout: 1}
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No view is slow, however busy the machine is."""
+    monkeypatch.setattr("geventws.websocket.TURN", 60.0)
+
+
 def steps(*actions: tuple[int, Callable[[], object]]) -> None:
     """Run each action at its turn: 0 is now, odd ones come before the sockets' events of a pass, even ones behind."""
     hub = get_hub()
@@ -460,6 +466,7 @@ def test_post_behind_the_peers_close_is_taken_while_the_view_has_its_say(opened:
     assert peer.read_all()[0] == "answer"
 
 
+@pytest.mark.usefixtures("quick")
 def test_posts_while_messages_wait_leave_together(opened: Opener) -> None:
     ws, peer, sends = recording_pair(opened)
     peer.send("one", "two")
@@ -1092,6 +1099,7 @@ def test_many_messages_in_one_piece_come_in_order(opened: Opener, kind: str) -> 
 # Corking
 
 
+@pytest.mark.usefixtures("quick")
 def test_replies_to_waiting_requests_leave_in_few_system_calls_and_in_order(opened: Opener) -> None:
     ws, peer, sends = recording_pair(opened)
     peer.send(*map(str, range(16)))
@@ -1108,6 +1116,7 @@ def test_a_reply_leaves_at_once_when_nothing_else_waits(opened: Opener) -> None:
     assert len(sends) == 1
 
 
+@pytest.mark.usefixtures("quick")
 def test_replies_leave_though_the_view_blocks_elsewhere(opened: Opener) -> None:
     ws, peer, sends = recording_pair(opened)
     peer.send("one", "two", "three")
@@ -1122,6 +1131,7 @@ def test_replies_leave_though_the_view_blocks_elsewhere(opened: Opener) -> None:
     assert len(sends) == 1
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_close_takes_along_the_replies_that_gathered(opened: Opener) -> None:
     ws, peer, sends = recording_pair(opened)
     peer.send("one", "two", "three")
