@@ -13,7 +13,7 @@ import pytest
 from gevent import get_hub
 
 from geventws import Rooms
-from geventws.rooms import Room
+from geventws.rooms import Room, home
 
 from .pairs import Opener, settle, until
 from .test_rooms_presence import events_of
@@ -43,7 +43,7 @@ def test_history_of_a_room_that_nobody_is_in_ends_by_itself(opened: Opener) -> N
     assert len(rooms._home.rooms) >= 2
     until(lambda: len(rooms._home.rooms) == 0, "end of the rooms")
     other, _ = opened()
-    assert rooms["a"].join(other, since=at).recovered is False
+    assert rooms["a"].join(other, since=at).recovered is True  # nothing was said there since
     rooms.close()
 
 
@@ -188,3 +188,35 @@ def test_a_listener_that_fails_stops_no_other(rooms: Rooms, opened: Opener, capl
     rooms["lobby"].join(ws, user="ann")
     until(lambda: events, "call of the second listener")
     assert "LookupError: no such thing" in caplog.text
+
+
+def expire(rooms: Rooms, name: str) -> None:
+    """Let a room's history be over."""
+    rooms[name].broadcast("old")
+    until(lambda: not rooms._home._kept, "end of the history")
+
+
+@pytest.mark.parametrize("others", [1, 3])
+def test_a_room_in_which_nothing_was_said_has_lost_nothing_whatever_others_have(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
+    monkeypatch.setattr(home, "MOST_LOSSES", 2)
+    rooms = Rooms(linger=0, history_seconds=0.05)
+    at = rooms["quiet"].join(opened()[0]).position
+    rooms["quiet"].close()
+    until(lambda: "quiet" not in rooms._home.rooms, "end of the room")
+    for number in range(others):
+        expire(rooms, f"room {number}")
+    ws, _ = opened()
+    assert rooms["quiet"].join(ws, since=at).recovered is (others <= 2)  # past the bound nobody can tell
+    rooms.close()
+
+
+def test_a_room_that_is_made_again_knows_what_it_has_lost(opened: Opener) -> None:
+    rooms = Rooms(linger=0, history_seconds=0.05)
+    with rooms["lobby"].join(opened()[0]) as me:
+        at = me.position
+    expire(rooms, "lobby")
+    ws, _ = opened()
+    assert rooms["lobby"].join(ws, since=at).recovered is False
+    rooms.close()

@@ -44,6 +44,10 @@ SEVERAL_WORKERS = (
     f"{VARIABLE}=redis://localhost joins them"
 )
 
+MOST_LOSSES = (
+    10_000  # rooms whose losses are known one by one; past it a room that is new may have lost as much as they
+)
+
 _allocate_lock = monkey.get_original("_thread", "allocate_lock")
 
 
@@ -94,8 +98,9 @@ class Home:
         self.process = secrets.token_hex(6)
         first = secrets.randbelow(1 << 32)  # so that no other process has the same positions
         self._numbers = itertools.count(first + 1)
-        # A room that is new here can say that nothing is missing behind this, as none has lost anything later.
+        # A room that is new here can say that nothing is missing behind this, or behind what it has lost.
         self.start = Position(milliseconds(), first)
+        self._lost: OrderedDict[str, Position] = OrderedDict()  # by names of rooms, the oldest first
         for _, link in self.links:
             link.begin()
         for room in list(self.rooms.values()):
@@ -200,9 +205,9 @@ class Home:
         """Return the time in milliseconds since the epoch."""
         return milliseconds()
 
-    def lane(self) -> Lane:
-        """Return a new lane."""
-        return Lane(self.limits, self.start, self.counts, slow=self.slow)
+    def lane(self, name: str) -> Lane:
+        """Return a new lane for the room of this name, which begins behind what that room has lost."""
+        return Lane(self.limits, self._lost.get(name, self.start), self.counts, slow=self.slow)
 
     # Cleaning
 
@@ -241,7 +246,10 @@ class Home:
                 break
             room.lane.log.expire(now)
             del self._kept[room.name]
-            self.start = max(self.start, newest)
+            self._lost[room.name] = newest
+            self._lost.move_to_end(room.name)
+            if len(self._lost) > MOST_LOSSES:
+                self.start = max(self.start, self._lost.popitem(last=False)[1])
 
     def _come_again(self) -> None:
         assert self._cleaner is not None

@@ -46,7 +46,7 @@ class Room:
 
     def begin(self) -> None:
         """Be empty."""
-        self.lane = self.home.lane()
+        self.lane = self.home.lane(self.name)
         self.attendance = Attendance()
 
     def __repr__(self) -> str:
