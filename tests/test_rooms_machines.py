@@ -187,6 +187,25 @@ def test_a_killed_worker_loses_its_members_and_nothing_else(machine: Machine) ->
         client.close()
 
 
+def test_a_worker_that_was_held_up_longer_than_its_lease_has_its_members_again(machine: Machine) -> None:
+    one, other = machine(), machine("server")
+    watcher = Client(other, "/chat/lobby?user=watcher")
+    ann = Client(one, "/chat/lobby?user=ann")
+    os.kill(ann.welcome["pid"], signal.SIGSTOP)
+    wait_for(lambda: json.loads(ask(other, "/users/lobby")) == ["watcher"], "end of the lease", WITHIN)
+    wait_for(lambda: "ann left lobby" in state(other)["events"], "leaving", WITHIN)
+    say(other, "lobby", '"while it was held up"')
+    os.kill(ann.welcome["pid"], signal.SIGCONT)
+    wait_for(lambda: json.loads(ask(other, "/users/lobby")) == ["ann", "watcher"], "return", WITHIN)
+    ann.send("here again")
+    wait_for(lambda: ann.texts == watcher.texts == ["ann here again"], "hearing", WITHIN)
+    assert "while it was held up" in ann.heard
+    told = [event for event in state(other)["events"] if event.startswith("ann")]
+    assert told == ["ann joined lobby", "ann left lobby", "ann joined lobby"]
+    for client in (ann, watcher):
+        client.close()
+
+
 def test_a_deploy_makes_nobody_leave_who_comes_back(machine: Machine) -> None:
     other = machine("server", LINGER="4")
     watcher = Client(other, "/chat/lobby?user=watcher")
