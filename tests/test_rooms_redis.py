@@ -188,6 +188,24 @@ def test_large_messages_arrive(make: Make, opened: Opener) -> None:
     assert his.receive() == b"x" * (1 << 20)
 
 
+def test_a_stalled_member_is_closed_and_holds_nobody_up(make: Make, opened: Opener) -> None:
+    one, other = make(history_bytes=1 << 20), make()
+    stalled, _ = opened("tcp", buffer=4096)
+    one["lobby"].join(stalled, user="stalled")
+    _, peer = join(one, opened)
+    heard = opened.spawn(received, peer, 301)
+    for number in range(300):
+        other["lobby"].broadcast(f"{number} ".ljust(16_384))
+        gevent.sleep(0.001)
+    other["lobby"].broadcast("last")
+    heard.join()
+    assert heard.value[-1] == "last"
+    assert [text.split()[0] for text in heard.value[:-1]] == [str(number) for number in range(300)]
+    assert stalled.close_code == 1013
+    assert one.stats()["closed_slow"] == 1
+    until(lambda: other["lobby"].users() == [], "leaving")
+
+
 # Catching up
 
 
