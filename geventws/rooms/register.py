@@ -100,6 +100,7 @@ class Register:
         while self._dirty:
             rows = list(self._dirty.values())[:MOST]
             changes = [row.change for row in rows]
+            attempts.begin()
             try:
                 control, newest = self._bus.change(self._process, changes)
             except Away as exc:

@@ -315,6 +315,7 @@ class Span:
         attempts = Attempts(self._health, "heart")
         checked = reaped = monotonic()
         while True:
+            attempts.begin()
             try:
                 was_alive = self._bus.lease(self._process, self._lease)
             except (Away, Refused) as exc:
