@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from geventws import Rooms
+from geventws.rooms.envelope import Message, content, member_value, parse_member, parse_message
 
 from .pairs import Opener, received
 
@@ -74,3 +77,46 @@ def test_an_object_that_has_a_key_which_is_added_is_refused(rooms: Rooms, key: s
     with pytest.raises(ValueError, match=f'gets the key "{key}" added'):
         rooms["lobby"].broadcast_json({key: 1})
     assert rooms["lobby"].history() == []
+
+
+# Over a bus
+
+
+@pytest.mark.parametrize("kind", "tbjkc+-*")
+def test_a_message_is_what_was_packed(kind: str) -> None:
+    data = content(kind, "é\n {}".encode(), ["abcdefabcdef-1", "no id", "abcdefabcdef-2", "a\nb-1"])
+    message = parse_message(b"5-1 4-0 abcdefabcdef-7 99 " + data)
+    assert message == Message(
+        "5-1", "4-0", "abcdefabcdef", 7, kind, frozenset({"abcdefabcdef-1", "abcdefabcdef-2"}), "é\n {}".encode()
+    )
+    assert message.key == "abcdefabcdef-7"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"\n", b"1-1", b"- - abcdefabcdef-1 0 x\n", b"1-1 0-0 abc-1 0 t\n", b"1-1 0-0 abcdefabcdef-1 0 t \n",
+        b"1 0 abcdefabcdef-1 0 t\n", b"1-1 0-0 abcdefabcdef-1 -5 t\n", b"- - abcdefabcdef-1 0 t\n\xff",
+    ],
+)  # fmt: skip
+def test_what_is_no_message_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        parse_message(data)
+
+
+def test_any_bytes_are_a_message_or_refused() -> None:
+    chance = random.Random(3)
+    good = b"5-1 4-0 abcdefabcdef-7 99 tabcdefabcdef-1\ntext"
+    for _ in range(20_000):
+        data = bytearray(good)
+        for _ in range(chance.randrange(1, 4)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        with suppress(ValueError):
+            parse_message(bytes(data[: chance.randrange(len(data) + 1)]))
+
+
+@pytest.mark.parametrize("user", [None, "ann", "5 ", "é\n\x00", "h3 ann"])
+@pytest.mark.parametrize("lingers", [True, False])
+def test_a_member_is_what_was_packed(user: str | None, lingers: bool) -> None:
+    info = {"name": "é 1 "}
+    assert parse_member(member_value(user, info, lingers=lingers)) == (user, info, lingers)

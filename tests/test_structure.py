@@ -105,10 +105,12 @@ NEIGHBOURS = {
 TESTED_IN = {"__init__": "test_package.py", "__main__": "test_command_line.py", "command": "test_command_line.py"}
 # What makes rooms span processes works only together, on a Redis that runs.
 TESTED_IN |= dict.fromkeys(
-    [f"rooms/{name}" for name in ("attended", "engine", "link", "member", "orders", "scripts", "span")],
+    [
+        f"rooms/{name}"
+        for name in ("attended", "bus", "engine", "link", "member", "orders", "publisher", "scripts", "span")
+    ],
     "test_rooms_redis.py",
 )
-TESTED_IN |= dict.fromkeys([f"rooms/{name}" for name in ("address", "follower", "publisher")], "test_rooms_bus.py")
 TESTED_IN |= dict.fromkeys([f"rooms/{name}" for name in ("register", "subscriber")], "test_rooms_faults.py")
 
 LAST_PURE = 4

@@ -1,102 +1,15 @@
-"""What needs no Redis of rooms over one: addresses, the bytes of messages, and whether all of a topic is here."""
+"""Follower: whether all that was said on a topic is here, each once and in order, whatever the bus has lost."""
 
 from __future__ import annotations
 
 import random
-from contextlib import suppress
 
 import pytest
 
-from geventws.rooms.address import choose, parse
-from geventws.rooms.envelope import Message, content, member_value, parse_member, parse_message
+from geventws.rooms.envelope import Message
 from geventws.rooms.follower import Follower, Heard
 
 PUBLISHERS = ["aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"]
-
-
-# Addresses
-
-
-@pytest.mark.parametrize(
-    ("url", "shown", "hosts", "database", "user", "password", "service"),
-    [
-        ("redis://localhost", "redis://localhost", (("localhost", 6379),), 0, None, None, ""),
-        ("redis://", "redis://", (("localhost", 6379),), 0, None, None, ""),
-        ("redis://[::1]:7000/2", "redis://[::1]:7000/2", (("::1", 7000),), 2, None, None, ""),
-        ("rediss://ann:p%40ss@a:1/3", "rediss://a:1/3", (("a", 1),), 3, "ann", "p@ss", ""),
-        ("redis://:secret@a?db=4", "redis://a", (("a", 6379),), 4, None, "secret", ""),
-        ("unix:///run/redis.sock?db=1", "unix:///run/redis.sock", (), 1, None, None, ""),
-        (
-            "redis+sentinel://:secret@a,b:5/main/2", "redis+sentinel://a,b:5/main/2", (("a", 26379), ("b", 5)), 2, None,
-            "secret", "main",
-        ),
-    ],
-)  # fmt: skip
-def test_an_address_is_what_its_url_says(
-    url: str, shown: str, hosts: object, database: int, user: str | None, password: str | None, service: str
-) -> None:
-    (address,) = parse(url)
-    assert (address.shown, address.hosts, address.database) == (shown, hosts, database)
-    assert (address.username, address.password, address.service) == (user, password, service)
-    assert address.tls == url.startswith("rediss")
-    if password:
-        assert password not in repr(address)
-
-
-def test_a_server_that_is_added_takes_rooms_and_moves_no_others() -> None:
-    servers = [(name, name) for name in ("redis://a", "redis://b", "redis://c")]
-    names = [f"{{room {number}}}" for number in range(300)]
-    before = {name: choose(name, servers[:2]) for name in names}
-    after = {name: choose(name, servers) for name in names}
-    moved = [name for name in names if before[name] != after[name]]
-    assert {after[name] for name in moved} == {"redis://c"}
-    assert 50 < len(moved) < 150
-
-
-# Bytes
-
-
-@pytest.mark.parametrize("kind", "tbjkc+-*")
-def test_a_message_is_what_was_packed(kind: str) -> None:
-    data = content(kind, "é\n {}".encode(), ["abcdefabcdef-1", "no id", "abcdefabcdef-2", "a\nb-1"])
-    message = parse_message(b"5-1 4-0 abcdefabcdef-7 99 " + data)
-    assert message == Message(
-        "5-1", "4-0", "abcdefabcdef", 7, kind, frozenset({"abcdefabcdef-1", "abcdefabcdef-2"}), "é\n {}".encode()
-    )
-    assert message.key == "abcdefabcdef-7"
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"", b"\n", b"1-1", b"- - abcdefabcdef-1 0 x\n", b"1-1 0-0 abc-1 0 t\n", b"1-1 0-0 abcdefabcdef-1 0 t \n",
-        b"1 0 abcdefabcdef-1 0 t\n", b"1-1 0-0 abcdefabcdef-1 -5 t\n", b"- - abcdefabcdef-1 0 t\n\xff",
-    ],
-)  # fmt: skip
-def test_what_is_no_message_is_refused(data: bytes) -> None:
-    with pytest.raises(ValueError):
-        parse_message(data)
-
-
-def test_any_bytes_are_a_message_or_refused() -> None:
-    chance = random.Random(3)
-    good = b"5-1 4-0 abcdefabcdef-7 99 tabcdefabcdef-1\ntext"
-    for _ in range(20_000):
-        data = bytearray(good)
-        for _ in range(chance.randrange(1, 4)):
-            data[chance.randrange(len(data))] = chance.randrange(256)
-        with suppress(ValueError):
-            parse_message(bytes(data[: chance.randrange(len(data) + 1)]))
-
-
-@pytest.mark.parametrize("user", [None, "ann", "5 ", "é\n\x00", "h3 ann"])
-@pytest.mark.parametrize("lingers", [True, False])
-def test_a_member_is_what_was_packed(user: str | None, lingers: bool) -> None:
-    info = {"name": "é 1 "}
-    assert parse_member(member_value(user, info, lingers=lingers)) == (user, info, lingers)
-
-
-# Whether all is here
 
 
 class Topic:
