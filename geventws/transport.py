@@ -187,6 +187,9 @@ class Transport:
         except OSError as exc:
             self._end_soon(partial(self._lose, _explain(exc)))
             return
+        except MemoryError:
+            self.abort(NO_MEMORY)  # let out, it would stop the watcher: the connection would stay, and hear nothing
+            return
         if not data:
             self._end_soon(self._take_eof)
             return
@@ -305,6 +308,9 @@ class Transport:
             sent = 0
         except OSError as exc:
             self._break(exc)
+            return
+        except MemoryError:
+            self.abort(NO_MEMORY)  # how much of it has left nobody knows
             return
         self.bytes_sent += sent
         self._rest = rest[sent:]

@@ -331,6 +331,31 @@ def test_no_memory_for_a_copy_of_what_waits_ends_the_connection(make: Maker) -> 
         assert client.recv(100) == b""
 
 
+class Poor(RecordingSocket):
+    """A socket for whose calls there is no memory."""
+
+    def send(self, data: bytes) -> int:
+        raise MemoryError
+
+    def recv(self, size: int) -> bytes:
+        raise MemoryError
+
+
+def test_no_memory_to_send_what_was_gathered_ends_the_connection(make: Maker) -> None:
+    owner, client = make(wrap=lambda sock: Poor([], sock))
+    owner.transport.write(b"half of it may have left", more=True)
+    until(lambda: owner.told, "the end")
+    assert owner.told == ["lost out of memory"]
+    assert client.recv(100) == b""
+
+
+def test_no_memory_to_read_ends_the_connection(make: Maker) -> None:
+    owner, client = make(wrap=lambda sock: Poor([], sock))
+    client.sendall(b"hello")
+    until(lambda: owner.told, "the end")
+    assert owner.told == ["lost out of memory"]
+
+
 def test_send_timeout_spares_a_peer_that_took_all_while_the_hub_was_held_up(make: Maker) -> None:
     owner, client = make(buffer=SMALL, send_timeout=0.1)
     owner.transport.write(bytes(50_000))
