@@ -78,7 +78,9 @@ def describe(event: object) -> str:
     """Return an event, or a message on its way out, as a line of the log shows it."""
     if isinstance(event, Prepared):
         event = event.message
-    if isinstance(event, (str, bytes, bytearray, memoryview)):
+    if isinstance(event, (bytearray, memoryview)):
+        event = bytes(event)  # a memoryview shows no content, and its length may count other things than bytes
+    if isinstance(event, (str, bytes)):
         kind = "text" if isinstance(event, str) else "binary"
         return f"{kind} {event[:64]!r}{f'… ({len(event)})' if len(event) > 64 else ''}"
     return str(event)

@@ -75,6 +75,18 @@ def test_frames_are_logged_at_debug_and_ends_at_info(opened: Opener, caplog: pyt
     assert {record.levelno for record in caplog.records} == {logging.INFO, logging.DEBUG}
 
 
+@pytest.mark.parametrize("message", [bytearray(b"b"), memoryview(b"b"), memoryview(b"b").cast("B", ())])
+def test_what_holds_bytes_is_logged_as_bytes(
+    opened: Opener, caplog: pytest.LogCaptureFixture, message: bytearray | memoryview
+) -> None:
+    caplog.set_level(logging.DEBUG, "geventws")
+    ws, peer = opened()
+    ws.send(message)
+    assert peer.receive() == b"b"
+    settle()
+    assert caplog.messages[-1] == "unix > binary b'b'"
+
+
 class SlowHandler(logging.Handler):
     """A handler that talks to a log server through gevent, under gevent's lock, as patched programs have it."""
 
