@@ -176,6 +176,8 @@ class WebSocket(metaclass=_ForViews):
 
     def _open(self) -> Session:
         if self._session is None:
+            if here.hub is not self._hub:  # there the look and the handshake are one: several threads may be first
+                return self._call(WebSocket._open)
             self.accept()
         assert self._session is not None
         return self._session

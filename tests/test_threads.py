@@ -315,6 +315,14 @@ def test_each_call_of_a_thread_is_done_on_the_hub(opened: Opener) -> None:
     assert posted and 0 < took == ws.latency
 
 
+def test_threads_that_are_first_together_make_one_handshake(opened: Opener) -> None:
+    ws, peer = opened(accept=False)
+    asked = [outcome(lambda: ws.closed) for _ in range(4)]
+    hold_hub(0.1)  # until all have found no handshake
+    assert [until(ask, "answer") for ask in asked] == [[False]] * 4
+    assert peer.open().startswith("HTTP/1.1 101")
+
+
 def test_error_shows_the_lines_of_both_threads(opened: Opener) -> None:
     ws, _ = opened()
     error = of_thread(ws.receive, 0.01)
