@@ -24,7 +24,7 @@ from .frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 from .gateway import Application, Gateway, StartResponse, gateways
 from .options import Options
 from .server import WebSocketHandler, WebSocketServer
-from .threads import call, here
+from .threads import here
 from .websocket import WebSocket
 
 log = logging.getLogger("geventws")
@@ -206,10 +206,10 @@ def _send_frame(self: WebSocket, message: Any, opcode: int) -> None:
 
 def _send_ping(ws: WebSocket, payload: bytes) -> None:
     if here.hub is not ws.hub:
-        call(ws.hub, _send_ping, ws, payload)
+        ws.on_hub(_send_ping, payload)
         return
     if ws.closed:
-        raise ConnectionClosed(ws.close_code or CloseCode.ABNORMAL_CLOSURE, ws.close_reason)
+        raise ws.closed_error()
     session = ws.session
     session.transport.write(session.connection.encode_ping(payload))
 

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import gevent
-from gevent import getcurrent
+from gevent import Timeout, getcurrent
 
 from . import handshake
 from .connection import FAILING, OPEN, REMOTE_CLOSING
@@ -34,7 +33,6 @@ T = TypeVar("T")
 # Message size, in characters or bytes, from which header and payload go to the kernel without being joined before.
 LARGE = 16_384
 
-
 # What servers, frameworks and rooms call.
 _INTERNALS = {
     "abandon",
@@ -42,11 +40,13 @@ _INTERNALS = {
     "accept_soon",
     "answer",
     "belongs_to",
+    "closed_error",
     "deliver",
     "end_is_told",
     "finish",
     "has_ended",
     "hub",
+    "on_hub",
     "options",
     "prepare",
     "refusal",
@@ -66,8 +66,7 @@ class WebSocket(metaclass=_ForViews):
 
     Any greenlet or thread may call any method at any time, but only one may wait in receive(). What another thread than
     the hub's calls is done on the hub's, and the caller waits for it; it raises RuntimeError where the hub has ended.
-    Nothing is sent before the first use: until then the view may still answer with plain HTTP. Any
-    attribute may be set on it.
+    Nothing is sent before the first use: the view may still answer with plain HTTP. Any attribute may be set on it.
     """
 
     if TYPE_CHECKING:  # any attribute may be set and read, ws.user = "ann", but a method that is misspelt is none
@@ -138,7 +137,7 @@ class WebSocket(metaclass=_ForViews):
         for a header that may not be sent, TypeError for an option that does not exist.
         """
         if here.hub is not self._hub:
-            self._call(WebSocket.accept, subprotocols, headers, **options)
+            self.on_hub(WebSocket.accept, subprotocols, headers, **options)
             return
         if "origins" in options:
             raise TypeError("origins are judged before the view runs: they are options of a route or the server")
@@ -177,7 +176,7 @@ class WebSocket(metaclass=_ForViews):
     def _open(self) -> Session:
         if self._session is None:
             if here.hub is not self._hub:  # there the look and the handshake are one: several threads may be first
-                return self._call(WebSocket._open)
+                return self.on_hub(WebSocket._open)
             self.accept()
         assert self._session is not None
         return self._session
@@ -191,7 +190,7 @@ class WebSocket(metaclass=_ForViews):
         TimeoutError when the time runs out, and the connection stays usable.
         """
         if here.hub is not self._hub:
-            return self._call(WebSocket.receive, timeout)
+            return self.on_hub(WebSocket.receive, timeout)
         session = self._session or self._open()
         if session.reader is not None:
             raise _two_readers()
@@ -208,7 +207,7 @@ class WebSocket(metaclass=_ForViews):
                 session.go_on_reading()
             return message
         if self._end_told:
-            raise self._closed_error()
+            raise self.closed_error()
         self._end_told = True
         self._view = None
         return None
@@ -271,7 +270,7 @@ class WebSocket(metaclass=_ForViews):
         another greenlet sends is dropped instead, for 10 seconds at most, and up to 16 messages of the view's own.
         """
         if here.hub is not self._hub:
-            self._call(WebSocket.send, message, binary)
+            self.on_hub(WebSocket.send, message, binary)
             return
         session = self._session or self._open()
         transport = session.transport
@@ -292,18 +291,17 @@ class WebSocket(metaclass=_ForViews):
             streak.target, streak.until = session, 0.0
 
     def _wait_for_room(self, session: Session) -> None:
-        transport, connection = session.transport, session.connection
-        session.wait_while(lambda: transport.congested and connection.may_send)
+        session.wait_while(lambda: session.transport.congested and session.connection.may_send)
 
     def post(self, message: Sendable | Prepared, binary: bool | None = None) -> bool:
         """Send a message as send() does, but never wait, nor let another greenlet run; return whether it was queued.
 
-        False means that nothing was queued: send() would wait for the peer, or the connection has ended or begun to
-        end. A hub callback may call it; one of another thread's hub holds that hub up until this one has run.
+        False means that nothing was queued: send() would wait for the peer, or find that the connection has ended.
+        A hub callback may call it; one of another thread's hub holds that hub up until this one has run.
         """
         if here.hub is not self._hub:
             try:
-                return self._call(WebSocket.post, message, binary)
+                return self.on_hub(WebSocket.post, message, binary)
             except ConnectionClosed:  # and so has its hub
                 return False
         session = self._session or self._open()
@@ -338,7 +336,7 @@ class WebSocket(metaclass=_ForViews):
         else:
             may_drop = self._view is not None and late.may_drop_others()
         if not may_drop:
-            raise self._closed_error()
+            raise self.closed_error()
 
     def send_json(self, obj: Any) -> None:
         """Send obj as a text message of JSON. Raises TypeError or ValueError for what JSON cannot hold."""
@@ -350,10 +348,10 @@ class WebSocket(metaclass=_ForViews):
         Raises TimeoutError when the time runs out, ConnectionClosed when the connection has ended.
         """
         if here.hub is not self._hub:
-            return self._call(WebSocket.ping, timeout)
+            return self.on_hub(WebSocket.ping, timeout)
         round_trip = self._open().ping(timeout)
         if round_trip is None:
-            raise self._closed_error()
+            raise self.closed_error()
         return round_trip
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
@@ -363,26 +361,10 @@ class WebSocket(metaclass=_ForViews):
         reason longer than 123 bytes of UTF-8 is cut.
         """
         if here.hub is not self._hub:
-            self._call(WebSocket.close, code, reason)
+            self.on_hub(WebSocket.close, code, reason)
             return
         close_payload(code, reason)  # an error of the caller's is one in every state
         self._open().close(code, reason)
-
-    def _call(self, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Have a method run on the hub's thread, the only one that may touch socket, queue and loop."""
-        try:
-            return call(self._hub, method, self, *args, **kwargs)
-        except HubEnded:
-            if self.has_ended:  # before its hub, as where a server stops
-                raise self._closed_error() from None
-            raise
-
-    def _closed_error(self) -> ConnectionClosed:
-        if getcurrent() is self._view:
-            self._view = None
-        error = ConnectionClosed(self.close_code or CloseCode.ABNORMAL_CLOSURE, self.close_reason)
-        error.websocket = self
-        return error
 
     # What is known of it
 
@@ -506,6 +488,23 @@ class WebSocket(metaclass=_ForViews):
             session.log(logging.DEBUG, "> %s", describe(prepared))
         return True
 
+    def on_hub(self, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Have a method run on the hub's thread, the only one that may touch socket, queue and loop."""
+        try:
+            return call(self._hub, method, self, *args, **kwargs)
+        except HubEnded:
+            if self.has_ended:  # before its hub, as where a server stops
+                raise self.closed_error() from None
+            raise
+
+    def closed_error(self) -> ConnectionClosed:
+        """Return what a call raises that comes behind the end. Its view is told by that."""
+        if getcurrent() is self._view:
+            self._view = None
+        error = ConnectionClosed(self.close_code or CloseCode.ABNORMAL_CLOSURE, self.close_reason)
+        error.websocket = self
+        return error
+
     def prepare(self, options: Options) -> None:
         """Take options for the handshake to come, those of the route. Raises HandshakeError by their origins."""
         if self._opening is None:
@@ -534,7 +533,7 @@ class WebSocket(metaclass=_ForViews):
         self._view = None
         try:
             self.close(code, reason)
-            with gevent.Timeout(within, False):
+            with Timeout(within, False):
                 session.wait_while(lambda: not session.transport.closed)
         finally:
             session.transport.abort()

@@ -104,8 +104,32 @@ def test_frames_may_be_sent_by_opcode(compat: Server) -> None:
             assert raw.closes() == (1000, "")
 
     log = log_after(compat, '"GET /pings HTTP/1.1" 101', talk)
-    assert "ping ended by connection closed with code 1000" in log
+    assert "own ping ended by connection closed with code 1000" in log
     assert "Traceback" not in log
+
+
+def test_ping_of_a_thread_that_outlives_the_server_finds_the_end() -> None:
+    code = """
+import threading
+from geventws import ConnectionClosed
+from tests.pairs import Opener, until_closed
+opened = []
+
+def other_thread():
+    ws, peer = Opener(("", "", None))()
+    opened.append(ws)
+    peer.sock.close()
+    until_closed(ws)
+
+thread = threading.Thread(target=other_thread)
+thread.start()
+thread.join()
+try:
+    opened[0].send_frame("", opened[0].OPCODE_PING)
+except ConnectionClosed as exc:
+    print(exc.websocket is opened[0])
+"""
+    assert tells(code) == "True\n"
 
 
 def test_a_view_that_may_still_refuse_is_no_client_of_a_chat(compat: Server) -> None:

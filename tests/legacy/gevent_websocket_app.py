@@ -81,7 +81,7 @@ def pings(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterab
     try:
         ws.send_frame("", ws.OPCODE_PING)
     except WebSocketError as exc:
-        print(f"ping ended by {exc}", flush=True)
+        print(f"{'own' if exc.websocket is ws else 'foreign'} ping ended by {exc}", flush=True)
     assert issubclass(FrameTooLargeException, ProtocolError) and issubclass(ProtocolError, WebSocketError)
     return []
 
