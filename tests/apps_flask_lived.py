@@ -8,7 +8,7 @@ from typing import Any
 
 import gevent
 from flask import Flask, Response, abort, g, redirect, request, session, url_for
-from flask_login import (  # type: ignore[import-untyped]
+from flask_login import (
     LoginManager,
     UserMixin,
     current_user,

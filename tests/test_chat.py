@@ -1,4 +1,4 @@
-"""The example chat, over the wire and in a real Chromium.
+"""The example chat, over the wire and in a real Chromium. Its own tests are in examples/flask_chat.
 
 `python -m tests.test_chat` writes the screenshot of the README, docs/chat.png.
 """
@@ -6,28 +6,33 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlencode
 
 import pytest
 import websocket
 
-from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, missing, serve
+from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, missing, node_modules, serve
 from .test_readme import blocks
 
 pytestmark = pytest.mark.slow  # it starts servers or installs packages
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser
 
+EXAMPLE = ROOT / "examples" / "flask_chat"
 GUNICORN = [sys.executable, "-m", "gunicorn", "-k", "geventws.Worker", "--chdir", "examples/flask_chat", "app:app"]
 GEVENTWS = ["sh", "-c", 'cd examples/flask_chat && exec "$0" -m geventws app:app "$@"', sys.executable]
 CHROMIUM_FLAGS = [
@@ -42,243 +47,101 @@ CHROMIUM_FLAGS = [
 # A room that waits for the slow one would wait for send_timeout, longer than any test does.
 PATIENT = {"GEVENTWS_SEND_TIMEOUT": str(2 * DEADLINE)}
 SMILES = "\N{SMILING FACE WITH OPEN MOUTH}" * 1000
+PNG = bytes.fromhex(  # 1 x 1 pixel
+    "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
+    "1f15c4890000000d49444154789c6360f8cf500f0003860180b2a2c8f20000000049454e44ae426082"
+)
 
 
 @contextmanager
-def serve_chat(command: list[str], directory: Path, port: int = 0) -> Iterator[Server]:
+def serve_chat(
+    directory: Path, command: list[str] = GUNICORN, port: int = 0, env: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """Serve the chat whose data are in a directory."""
     address = f"127.0.0.1:{port}"
-    variables = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **PATIENT}
+    variables = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "CHAT_INSTANCE": str(directory), **PATIENT, **(env or {})}
     server = Server([*command, "--bind", address], address, None, directory / "log", variables)
     try:
         yield server
     finally:
         server.stop()
+    assert "Traceback" not in server.log, server.log
+
+
+def make_instance(directory: Path) -> Path:
+    """Have the chat make its data."""
+    env = {**os.environ, "PYTHONPATH": f"{EXAMPLE}:{ROOT}", "CHAT_INSTANCE": str(directory)}
+    subprocess.run([sys.executable, "-c", "import app"], env=env, check=True)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a chat begins with; to hash passwords takes its time."""
+    return make_instance(tmp_path_factory.mktemp("instance"))
+
+
+@pytest.fixture
+def instance(fresh: Path, tmp_path: Path) -> Path:
+    """The data of a chat of one's own, with nothing said in it yet."""
+    return shutil.copytree(fresh, tmp_path / "instance")
 
 
 class Visitor:
     """A client of the chat's protocol, without a browser."""
 
-    def __init__(self, server: Server, sock: socket.socket | None = None) -> None:
-        self.ws = websocket.create_connection(server.url("/chat"), DEADLINE, socket=sock or server.socket())
+    def __init__(self, server: Server, name: str, sock: socket.socket | None = None) -> None:
+        login = HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE)
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        login.request("POST", "/login", urlencode({"name": name, "password": "demo"}), form)
+        cookie = (login.getresponse().getheader("Set-Cookie") or "").partition(";")[0]
+        login.close()
+        url = server.url("/rooms/1/live")
+        self.ws = websocket.create_connection(url, DEADLINE, socket=sock or server.socket(), cookie=cookie)
         self.count = 0
         self.seen: list[dict[str, Any]] = []
+        self.hear("welcome")
 
     def __enter__(self) -> Visitor:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.leave()
+        self.ws.shutdown()
 
-    def leave(self) -> None:
-        self.ws.close()
-        self.ws.shutdown()  # close() leaves the socket open where the server closed first
-
-    def send(self, event: object) -> None:
-        self.ws.send(json.dumps(event, ensure_ascii=False))
-
-    def join(self, name: str, key: str | None = None) -> dict[str, Any]:
-        """Ask to come in and return the answer: a welcome, or an error."""
-        self.send({"join": name, "key": key or f"key of {name}"})
-        return self.expect("welcome", "error")
-
-    def say(self, text: str) -> str:
-        """Say something and return the id it was given."""
+    def say(self, text: str) -> None:
         self.count += 1
-        id = f"{self.ws.sock.getsockname()[1]}-{self.count}"
-        self.send({"say": text, "id": id})
-        return id
+        self.ws.send(json.dumps({"say": text, "key": str(self.count)}))
 
-    def next_frame(self, wanted: int) -> bytes:
-        """Return the payload of the next frame of this opcode; pings alone do not put off the deadline."""
-        end = time.monotonic() + DEADLINE
-        while time.monotonic() < end:
-            opcode, data = self.ws.recv_data(control_frame=True)
-            if opcode == wanted:
-                return bytes(data)
-        pytest.fail(f"no frame with opcode {wanted} came within {DEADLINE:g} s")
-
-    def expect(self, *types: str) -> dict[str, Any]:
-        """Return the next event of one of these types; the ones passed over are in `seen`."""
+    def hear(self, kind: str) -> dict[str, Any]:
+        """Return the next message of this kind; those passed over are in `seen`."""
         while True:
-            event: dict[str, Any] = json.loads(self.next_frame(websocket.ABNF.OPCODE_TEXT))
-            if event["type"] in types:
-                return event
-            self.seen.append(event)
-
-    def close_code(self) -> int:
-        """Return the code that the server closes with."""
-        return int.from_bytes(self.next_frame(websocket.ABNF.OPCODE_CLOSE)[:2], "big")
+            message: dict[str, Any] = json.loads(self.ws.recv())
+            if message["type"] == kind:
+                return message
+            self.seen.append(message)
 
 
-Visit = Callable[..., Visitor]
+def test_slow_reader_delays_nobody_and_is_dropped(instance: Path) -> None:
+    with serve_chat(instance) as server, Visitor(server, "Mara") as talker:
+        talker.ws.settimeout(15)  # a room that waits for the slow one would wait for send_timeout, 20 s
+        sock = server.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with Visitor(server, "Jonas", sock):
+            for _ in range(3000):
+                talker.say(SMILES)
+                talker.hear("said")
+                if any(message["type"] == "left" for message in talker.seen):
+                    break
+            else:
+                pytest.fail("the slow reader is still in the room")
 
 
-@pytest.fixture(scope="module", params=[GUNICORN, GEVENTWS], ids=["gunicorn", "geventws"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serve_chat(request.param, tmp_path_factory.mktemp("chat")) as server:
-        yield server
-        assert "Traceback" not in server.log
-
-
-@pytest.fixture
-def visit(server: Server) -> Iterator[Visit]:
-    visitors: list[Visitor] = []
-
-    def come(name: str | None = None, key: str | None = None) -> Visitor:
-        visitors.append(visitor := Visitor(server))
-        if name:
-            assert visitor.join(name, key)["type"] == "welcome"
-        return visitor
-
-    yield come
-    for visitor in visitors:
-        visitor.leave()
-
-
-def test_two_people_hear_each_other(visit: Visit) -> None:
-    anna, ben = visit("Anna"), visit("Ben")
-    for speaker, text in ((anna, "Hello Ben"), (ben, "Hello Anna")):
-        id = speaker.say(f"  {text}\n")
-        for listener in (anna, ben):
-            said = listener.expect("said")
-            assert (said["id"], said["text"]) == (id, text)
-            assert said["who"]["name"] == ("Anna" if speaker is anna else "Ben")
-
-
-def test_coming_and_leaving_are_told(visit: Visit) -> None:
-    anna = visit("Anna")
-    ben = visit()
-    welcome = ben.join("Ben")
-    assert [who["name"] for who in welcome["members"]] == ["Anna", "Ben"]
-    assert anna.expect("joined")["who"] == welcome["you"]
-    ben.leave()
-    assert anna.expect("left")["who"] == welcome["you"]
-
-
-def test_newcomer_gets_the_last_50_messages(visit: Visit) -> None:
-    anna = visit("Anna")
-    ids = [anna.say(f"message {number}") for number in range(60)]
-    while anna.expect("said")["id"] != ids[-1]:
-        pass
-    history = visit().join("Ben")["history"]
-    assert [said["id"] for said in history] == ids[-50:]
-
-
-@pytest.mark.parametrize("name", ["Anna", " anna ", "ANNA", "\uff21nna"])
-def test_name_of_someone_present_is_refused(visit: Visit, name: str) -> None:
-    visit("Anna")
-    other = visit()
-    assert other.join(name, key="another browser") == {
-        "type": "error",
-        "text": "Anna is here already. Please choose another name.",
-        "id": None,
-    }
-    assert other.join("Annabel")["type"] == "welcome"
-
-
-@pytest.mark.parametrize("name", ["", " \t", "n" * 25, "a\u202eb", "a\u200bb", "a\x00b", "\ud800"])
-def test_name_that_would_not_show_is_refused(visit: Visit, name: str) -> None:
-    visitor = visit()
-    visitor.ws.send(json.dumps({"join": name, "key": "k"}))
-    assert visitor.expect("error", "welcome")["text"] == "A name has 1 to 24 visible characters."
-
-
-def test_one_name_used_by_two_people_in_turn_keeps_them_apart(visit: Visit) -> None:
-    first = visit("Anna", key="first")
-    ids = [first.expect("said")["who"]["id"] for _ in [first.say("it is me")]]
-    first.leave()
-    second = visit()
-    welcome = second.join("Anna", key="second")
-    assert welcome["history"][-1]["who"] == {"name": "Anna", "id": ids[0]}
-    assert welcome["you"]["id"] != ids[0]
-
-
-def test_returning_browser_takes_its_place_back_unnoticed(visit: Visit) -> None:
-    witness, old = visit("Witness"), visit("Anna", key="secret")
-    witness.expect("joined")
-    new = visit("Anna", key="secret")
-    assert old.close_code() == 4000
-    new.say("back again")
-    assert witness.expect("said")["who"]["name"] == "Anna"
-    assert witness.seen == []
-
-
-def test_two_names_in_one_browser_are_two_people(visit: Visit) -> None:
-    first, second = visit("Anna", key="same browser"), visit()
-    welcome = second.join("Ben", key="same browser")
-    assert len({who["id"] for who in welcome["members"]}) == 2
-    first.say("from the first tab")
-    assert second.expect("said")["who"] != welcome["you"]
-
-
-def test_page_learns_that_a_silent_connection_lives(visit: Visit) -> None:
-    anna = visit("Anna")
-    anna.send({"ping": True})
-    assert anna.expect("pong") == {"type": "pong"}
-
-
-def test_too_long_message_is_answered_in_words(visit: Visit) -> None:
-    anna = visit("Anna")
-    id = anna.say("x" * 1001)
-    assert anna.expect("error", "said") == {"type": "error", "text": "A message has 1 to 1000 characters.", "id": id}
-    anna.say(SMILES)
-    assert anna.expect("error", "said")["text"] == SMILES
-
-
-@pytest.mark.parametrize(
-    ("message", "code"),
-    [
-        ("{", 1008),
-        ("", 1008),
-        ("[]", 1008),
-        ("1", 1008),
-        ('{"say": 1, "id": "a"}', 1008),
-        ('{"say": "no id"}', 1008),
-        ('{"join": "Anna", "key": "twice"}', 1008),
-        ("[" * 10_000, 1008),
-        (b"\xff\xfe", 1008),
-        ("x" * 16_385, 1009),
-    ],
-    ids=lambda value: repr(value)[:24],
-)
-def test_message_of_no_chat_program_ends_only_its_sender(visit: Visit, message: str | bytes, code: int) -> None:
-    witness, sender = visit("Witness"), visit("Sender")
-    sender.ws.send(message, websocket.ABNF.OPCODE_BINARY if isinstance(message, bytes) else websocket.ABNF.OPCODE_TEXT)
-    assert sender.close_code() == code
-    assert witness.expect("left")["who"]["name"] == "Sender"
-    witness.say("still here")
-    assert witness.expect("said")["text"] == "still here"
-
-
-@pytest.mark.parametrize("first", ['{"say": "too early", "id": "a"}', r'{"join": "Anna", "key": "\ud800"}'])
-def test_stranger_who_breaks_the_protocol_is_closed(visit: Visit, first: str) -> None:
-    visitor = visit()
-    visitor.ws.send(first)
-    assert visitor.close_code() == 1008
-
-
-def test_half_a_character_reaches_everyone_and_breaks_nobody(visit: Visit) -> None:
-    anna, ben = visit("Anna"), visit("Ben")
-    anna.ws.send(r'{"say": "\ud83d", "id": "half"}')
-    assert ben.expect("said")["text"] == "\ud83d"
-    ben.say("what?")
-    assert anna.expect("said")["text"] == "\ud83d"
-    assert anna.expect("said")["text"] == "what?"
-
-
-def test_slow_reader_delays_nobody_and_is_dropped(server: Server, visit: Visit) -> None:
-    talker = visit("Talker")
-    sock = server.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    with Visitor(server, sock) as slow:
-        slow.join("Slow")
-        for _ in range(3000):
-            talker.say(SMILES)
-            talker.expect("said")
-            if any(event["type"] == "left" for event in talker.seen):
-                break
-        else:
-            pytest.fail("the slow reader is still in the room")
+@pytest.mark.parametrize("command", [GUNICORN, GEVENTWS], ids=FRONT_ENDS)
+def test_socket_without_login_is_refused_as_401(instance: Path, command: list[str]) -> None:
+    with serve_chat(instance, command) as server:
+        for path in ("/rooms/1/live", "/rooms/1/upload"):
+            with pytest.raises(websocket.WebSocketBadStatusException, match="401"):
+                websocket.create_connection(server.url(path), DEADLINE, socket=server.socket())
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
@@ -311,30 +174,39 @@ def test_member_that_stops_reading_holds_up_and_closes_no_other_in_the_docs_eith
             ws.shutdown()
 
 
+class Chat(NamedTuple):
+    """A room of a server."""
+
+    server: Server
+    number: int = 1
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.port}/rooms/{self.number}"
+
+
 class Tab:
     """A page of the chat in its own browser profile; what its script complains of is in `complaints`."""
 
-    def __init__(
-        self, browser: Browser, server: Server, name: str = "", page: Page | None = None, **options: Any
-    ) -> None:
-        self.page = page or browser.new_context(**options).new_page()
+    def __init__(self, browser: Browser, room: Chat, name: str = "", **options: Any) -> None:
+        self.page = browser.new_context(**options).new_page()
         self.page.set_default_timeout(DEADLINE * 1000)
         self.complaints: list[str] = []
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.goto(f"http://127.0.0.1:{server.port}/")
+        self.page.goto(room.url)
         if name:
-            self.enter(name)
-            self.wait_for("#state[data-state=connected]")
+            self.come_in(name)
 
-    def enter(self, name: str) -> None:
-        self.page.get_by_label("Your name").fill(name)
-        self.page.keyboard.press("Enter")
+    def come_in(self, name: str) -> None:
+        self.page.get_by_role("button", name=name).click()
+        self.page.wait_for_url("**/rooms/*")
+        self.wait_for("#people bdi", name)
 
     def say(self, text: str) -> None:
         self.page.get_by_label("Message", exact=True).fill(text)
         self.page.keyboard.press("Enter")
 
-    def wait_for(self, selector: str, text: str | None = None) -> None:
+    def wait_for(self, selector: str, text: str | re.Pattern[str] | None = None) -> None:
         """Return when an element of this selector, with this text, is to be seen."""
         self.page.locator(selector, has_text=text).first.wait_for()
 
@@ -369,154 +241,376 @@ def chromium() -> Iterator[Browser]:
         yield browser
 
 
-@pytest.fixture
-def room(tmp_path: Path) -> Iterator[Server]:
-    """A chat of one's own, with nothing said in it yet."""
-    with serve_chat(GUNICORN, tmp_path) as server:
+@pytest.fixture(scope="module")
+def shared(fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serve_chat(shutil.copytree(fresh, tmp_path_factory.mktemp("shared") / "instance")) as server:
         yield server
 
 
-def test_two_browsers_talk(chromium: Browser, room: Server) -> None:
-    anna, ben = Tab(chromium, room, "Anna"), Tab(chromium, room, "Ben")
-    anna.wait_for(".note", "Ben joined")
-    for tab in (anna, ben):
-        assert tab.texts("#people bdi") == ["Anna", "Ben"]
-    anna.say("Hello Ben")
-    ben.wait_for(".message:not(.own)", "Hello Ben")
-    ben.say("Hello Anna")
-    anna.wait_for(".message:not(.own)", "Hello Anna")
-    anna.wait_for_end_of(".pending")
-    assert anna.texts(".own .words") == ["Hello Ben"]
-    assert ben.texts(".own .words") == ["Hello Anna"]
-    ben.page.context.close()
-    anna.wait_for(".note", "Ben left")
-    assert anna.texts("#people bdi") == ["Anna"]
-    assert anna.complaints == []
+@pytest.fixture
+def room(shared: Server, chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Chat]:
+    """A room of one's own, with nothing said in it yet."""
+    number = add_room(shared, f"Room of {request.node.name}"[:40])
+    yield Chat(shared, number)
+    for context in chromium.contexts:
+        context.close()
 
 
-def test_what_people_write_is_shown_as_text(chromium: Browser, room: Server) -> None:
-    name, text = "<b onclick=alert(1)>x</b>", "<img src=x onerror=\"document.title='hacked'\"><script>alert(1)</script>"
-    mallory, anna = Tab(chromium, room, name[:24]), Tab(chromium, room, "Anna")
-    mallory.say(text)
-    anna.wait_for(".message")
-    assert anna.texts(".words") == [text]
-    assert anna.texts("#people bdi")[0] == anna.texts(".message .author")[0] == name[:24]
-    assert anna.page.locator("#room :is(img, script, b)").count() == 0
-    assert anna.page.title() == "The Greenlet Room"
+def add_room(server: Server, name: str) -> int:
+    """Make a room, and return its number."""
+    http = HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE)
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    http.request("POST", "/login", "name=Mara&password=demo", form)
+    answer = http.getresponse()
+    answer.read()
+    cookie = (answer.getheader("Set-Cookie") or "").partition(";")[0]
+    http.request("POST", "/rooms", urlencode({"name": name}), {**form, "Cookie": cookie})
+    place = http.getresponse().getheader("Location") or ""
+    http.close()
+    return int(place.rpartition("/")[2])
 
 
-def test_page_comes_back_after_a_restart_and_loses_no_message(chromium: Browser, tmp_path: Path) -> None:
-    with serve_chat(GUNICORN, tmp_path) as server:
-        anna, ben = Tab(chromium, server, "Anna"), Tab(chromium, server, "Ben")
-        anna.say("before")
-        ben.wait_for(".message", "before")
-    anna.wait_for("#state[data-state=lost]")
-    anna.say("meanwhile")
-    anna.wait_for(".pending", "meanwhile")
-    with serve_chat(GUNICORN, tmp_path, server.port):
-        ben.wait_for(".message", "meanwhile")
-        anna.wait_for_end_of(".pending")
-        ben.say("after")
-        anna.wait_for(".message:not(.own)", "after")
-        for tab in (anna, ben):
+def test_two_browsers_talk(chromium: Browser, room: Chat) -> None:
+    mara, jonas = Tab(chromium, room, "Mara"), Tab(chromium, room, "Jonas")
+    mara.wait_for(".note", "Jonas joined")
+    for tab in (mara, jonas):
+        assert tab.texts("#people bdi") == ["Jonas", "Mara"]
+    mara.say("Hello Jonas")
+    jonas.wait_for(".message:not(.own)", "Hello Jonas")
+    jonas.say("Hello Mara")
+    mara.wait_for(".message:not(.own)", "Hello Mara")
+    mara.wait_for_end_of(".pending")
+    assert mara.texts(".own .words") == ["Hello Jonas"]
+    assert jonas.texts(".own .words") == ["Hello Mara"]
+    mara.page.reload()
+    mara.wait_for("#people bdi", "Jonas")
+    assert mara.texts(".words") == ["Hello Jonas", "Hello Mara"]
+    assert mara.texts(".own .words") == ["Hello Jonas"]
+    jonas.page.context.close()
+    mara.wait_for(".note", "Jonas left")
+    assert mara.texts("#people bdi") == ["Mara"]
+    assert mara.complaints == []
+
+
+def test_what_people_write_is_shown_as_text(chromium: Browser, room: Chat) -> None:
+    text = "<img src=x onerror=\"document.title='hacked'\"><script>alert(1)</script>"
+    mara, jonas = Tab(chromium, room, "Mara"), Tab(chromium, room, "Jonas")
+    mara.say(text)
+    jonas.wait_for(".message")
+    for tab in (mara, jonas):
+        tab.wait_for_end_of(".pending")
+        assert tab.texts(".words") == [text]
+        assert tab.page.locator("#log :is(img, script)").count() == 0
+        assert "hacked" not in tab.page.title()
+
+
+def test_link_leads_out_and_tells_nobody_from_where(chromium: Browser, room: Chat) -> None:
+    mara = Tab(chromium, room, "Mara")
+    mara.say("see https://example.org/a?b=1&c=2.")
+    mara.wait_for(".words a")
+    link = mara.page.locator(".words a")
+    assert link.get_attribute("href") == "https://example.org/a?b=1&c=2"
+    assert "noopener" in (link.get_attribute("rel") or "")
+
+
+def test_page_comes_back_after_a_restart_and_loses_no_message(chromium: Browser, instance: Path) -> None:
+    with serve_chat(instance) as server:
+        mara, jonas = Tab(chromium, Chat(server), "Mara"), Tab(chromium, Chat(server), "Jonas")
+        mara.say("before")
+        jonas.wait_for(".message", "before")
+        mara.wait_for_end_of(".pending")
+    mara.wait_for("#state", "Reconnecting…")
+    mara.say("meanwhile")
+    mara.wait_for(".pending", "meanwhile")
+    with serve_chat(instance, port=server.port):
+        jonas.wait_for(".message", "meanwhile")
+        mara.wait_for_end_of(".pending")
+        jonas.say("after")
+        mara.wait_for(".message:not(.own)", "after")
+        for tab in (mara, jonas):
+            tab.wait_for_end_of(".pending")
             assert tab.texts(".words") == ["before", "meanwhile", "after"]
-            assert sorted(tab.texts("#people bdi")) == ["Anna", "Ben"]
+            assert tab.texts("#people bdi") == ["Jonas", "Mara"]
+            assert tab.texts("#state") == [""]
             assert tab.complaints == []
 
 
-def test_page_that_changes_network_shows_nothing_twice(chromium: Browser, room: Server) -> None:
-    anna = Tab(chromium, room, "Anna")
-    anna.say("one")
-    anna.wait_for_end_of(".pending")
-    anna.page.evaluate("window.dispatchEvent(new Event('online'))")
-    anna.wait_for(".note", "connected again")
-    anna.say("two")
-    anna.wait_for_end_of(".pending")
-    assert anna.texts(".words") == ["one", "two"]
+def test_page_that_was_offline_shows_all_once(chromium: Browser, room: Chat) -> None:
+    mara, jonas = Tab(chromium, room, "Mara"), Tab(chromium, room, "Jonas")
+    mara.say("one")
+    jonas.wait_for(".message", "one")
+    before = mara.page.locator("#composer").bounding_box()
+    mara.page.context.set_offline(True)
+    mara.wait_for("#state", "Reconnecting…")
+    assert mara.page.locator("#composer").bounding_box() == before  # the line does not jump
+    jonas.say("two")
+    jonas.wait_for_end_of(".pending")
+    mara.say("three")
+    mara.page.context.set_offline(False)
+    jonas.wait_for(".message", "three")
+    for tab in (mara, jonas):
+        tab.wait_for_end_of(".pending")
+        assert tab.texts(".words") == ["one", "two", "three"]
 
 
-def test_name_in_use_is_explained_beside_the_field(chromium: Browser, room: Server) -> None:
-    Tab(chromium, room, "Anna")
-    other = Tab(chromium, room)
-    other.enter("anna")
-    other.wait_for("#name-error", "Anna is here already")
-    other.enter("Annabel")
-    other.wait_for("#state[data-state=connected]")
-    assert other.texts("#people bdi") == ["Anna", "Annabel"]
+def test_reconnecting_line_tells_of_a_login_that_has_ended(chromium: Browser, room: Chat) -> None:
+    mara = Tab(chromium, room, "Mara")
+    mara.page.context.clear_cookies()
+    for _ in range(2):
+        mara.page.context.set_offline(True)
+        mara.page.context.set_offline(False)
+    mara.wait_for("#end", "login has ended")
+    assert mara.page.locator("#composer").is_hidden()
 
 
-def test_second_window_takes_over_and_the_first_says_so(chromium: Browser, room: Server) -> None:
-    first = Tab(chromium, room, "Anna")
-    second = Tab(chromium, room, "Anna", page=first.page.context.new_page())
-    first.wait_for("#name-error", "another window")
-    assert second.texts("#people bdi") == ["Anna"]
+def test_login_elsewhere_ends_this_one_and_says_so(chromium: Browser, room: Chat) -> None:
+    first = Tab(chromium, room, "Mara")
+    second = Tab(chromium, room, "Mara")
+    first.wait_for("#end[role=alert]", "You have come in elsewhere.")
+    assert second.texts("#people bdi") == ["Mara"]
+    first.page.get_by_role("link", name="Come in again").click()
+    first.come_in("Mara")
+    second.wait_for("#end", "elsewhere")
 
 
-def test_second_tab_is_a_second_person_until_it_gives_the_same_name(chromium: Browser, room: Server) -> None:
-    anna = Tab(chromium, room, "Anna")
-    second = Tab(chromium, room, page=anna.page.context.new_page())
-    assert second.page.get_by_label("Your name").input_value() == ""
-    second.enter("Ben")
-    second.wait_for("#state[data-state=connected]")
-    assert anna.texts("#state") == ["Connected"]
-    anna.page.reload()
-    assert anna.page.get_by_label("Your name").input_value() == "Anna"
+def test_two_windows_are_fine_by_one_option(chromium: Browser, instance: Path) -> None:
+    with serve_chat(instance, env={"CHAT_ONE_LOGIN": "false"}) as server:
+        first, second = Tab(chromium, Chat(server), "Mara"), Tab(chromium, Chat(server), "Mara")
+        second.say("hello me")
+        first.wait_for(".own", "hello me")
+        assert first.texts("#people bdi") == ["Mara"]
+        first.page.get_by_role("button", name="Log out").click()
+        first.wait_for("#login")
+        second.say("still here")
+        second.wait_for(".own:not(.pending)", "still here")
 
 
-def test_who_is_alone_reads_how_not_to_be(chromium: Browser, room: Server) -> None:
-    anna = Tab(chromium, room, "Anna")
-    anna.wait_for("#alone", "second window")
-    ben = Tab(chromium, room, "Ben")
-    anna.wait_for_end_of("#alone:not([hidden])")
-    ben.page.close()
-    anna.wait_for("#alone:not([hidden])")
+def test_logout_ends_the_other_tabs_of_this_browser(chromium: Browser, room: Chat) -> None:
+    first = Tab(chromium, room, "Mara")
+    second = first.page.context.new_page()
+    second.goto(first.page.url)
+    second.get_by_role("button", name="Log out").click()
+    first.wait_for("#end", "You have logged out.")
 
 
-@pytest.mark.parametrize("text", ["short", "\u05e9\u05dc\u05d5\u05dd \u05dc\u05db\u05d5\u05dc\u05dd", "12"])
-def test_time_keeps_its_distance_from_the_words(chromium: Browser, room: Server, text: str) -> None:
-    anna = Tab(chromium, room, "Anna")
-    anna.say(text)
-    anna.wait_for_end_of(".pending")
-    words, clock = (anna.page.locator(f".message {name}").bounding_box() for name in (".words", "time"))
-    assert words and clock
-    gap = max(clock["x"] - words["x"] - words["width"], words["x"] - clock["x"] - clock["width"])
-    assert gap >= 11
+def test_typing_is_shown_until_the_message_comes(chromium: Browser, room: Chat) -> None:
+    mara, jonas = Tab(chromium, room, "Mara"), Tab(chromium, room, "Jonas")
+    jonas.page.get_by_label("Message", exact=True).press_sequentially("Hi")
+    mara.wait_for("#typing", "Jonas is typing…")
+    jonas.page.keyboard.press("Enter")
+    mara.wait_for(".message", "Hi")
+    assert mara.texts("#typing") == [""]
+    assert jonas.texts("#typing") == [""]
 
 
-def test_too_long_message_stays_in_the_field(chromium: Browser, room: Server) -> None:
-    anna = Tab(chromium, room, "Anna")
-    anna.say("x" * 1001)
-    anna.wait_for("#text-error", "1001 characters")
-    assert anna.page.get_by_label("Message", exact=True).input_value() == "x" * 1001
-    assert anna.texts(".message") == []
+def test_unread_messages_are_counted_beside_the_other_room(chromium: Browser, room: Chat) -> None:
+    other = room._replace(number=add_room(room.server, "Another place"))
+    mara, jonas = Tab(chromium, room, "Mara"), Tab(chromium, other, "Jonas")
+    count = f"[data-room='{other.number}'] .unread"
+    for text in ("one", "two"):
+        jonas.say(text)
+    mara.wait_for(count, "2 unread")
+    assert jonas.texts(count) == [""]
+    mara.page.get_by_role("link", name="Another place").click()
+    mara.wait_for(".message", "two")
+    mara.page.goto(room.url)
+    mara.wait_for("#people bdi", "Mara")
+    assert mara.texts(count) == [""]
 
 
-def test_page_fits_a_narrow_phone(chromium: Browser, room: Server) -> None:
-    anna = Tab(chromium, room, "A" * 24, viewport={"width": 320, "height": 480})
-    anna.say("w" * 1000)
-    anna.wait_for(".message")
+def test_three_files_of_which_one_is_cancelled_and_one_refused(chromium: Browser, room: Chat) -> None:
+    mara, jonas = Tab(chromium, room, "Mara"), Tab(chromium, room, "Jonas")
+    # Of the second no byte behind the first pieces is taken, so that there is time to cancel it.
+    mara.page.evaluate("""() => {
+      const slice = File.prototype.slice;
+      File.prototype.slice = function (start, end) {
+        return this.name === "slow.png" && start >= 262144 ? new Blob([]) : slice.call(this, start, end);
+      };
+    }""")
+    files = [("cat.png", PNG), ("slow.png", PNG + bytes(300_000)), ("tool.png", b"MZ" + bytes(100))]
+    drop(mara, files)
+    jonas.wait_for(".picture img[alt='cat.png']")
+    mara.wait_for("#uploads [role=alert]", "Only pictures")
+    assert mara.page.locator("progress").evaluate("bar => bar.value / bar.max") < 1
+    mara.page.get_by_role("button", name="Cancel slow.png").click()
+    mara.page.get_by_role("button", name="Dismiss tool.png").click()
+    mara.wait_for_end_of("#uploads li")
+    assert mara.page.evaluate("document.activeElement.id") == "text"
+    for tab in (mara, jonas):
+        assert (
+            tab.page.locator(".picture img").evaluate("async (image) => (await image.decode(), image.naturalWidth)")
+            == 1
+        )
+        assert tab.page.locator(".message").count() == 1
+    assert mara.complaints == []
+
+
+def drop(tab: Tab, files: list[tuple[str, bytes]]) -> None:
+    """Have files dropped on a page."""
+    data = tab.page.evaluate_handle(
+        """(files) => {
+          const data = new DataTransfer();
+          const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt());
+          for (const [name, text] of files) data.items.add(new File([bytes(text)], name));
+          return data;
+        }""",
+        [[name, b64encode(data).decode()] for name, data in files],
+    )
+    for event in ("dragenter", "dragover", "drop"):
+        tab.page.dispatch_event("#talk", event, {"dataTransfer": data})
+
+
+def test_chat_works_without_javascript_beside_one_that_has_it(chromium: Browser, room: Chat) -> None:
+    mara = Tab(chromium, room, "Mara")
+    page = chromium.new_context(java_script_enabled=False).new_page()
+    page.goto(room.url)
+    page.get_by_role("button", name="Jonas").click()
+    page.get_by_label("Message", exact=True).fill("by form")
+    page.get_by_label("Send files").set_input_files({"name": "cat.png", "mimeType": "image/png", "buffer": PNG})
+    page.get_by_role("button", name="Send", exact=True).click()
+    mara.wait_for(".message", "by form")
+    mara.wait_for(".picture img")
+    mara.say("heard")
+    mara.wait_for(".own:not(.pending)", "heard")
+    page.get_by_role("link", name="Look for new messages").click()
+    assert page.locator(".words").all_inner_texts() == ["by form", "heard"]
+    assert page.locator("#log").evaluate("log => log.scrollHeight > 0")
+    page.get_by_role("button", name="Log out").click()
+    assert page.locator("#login").is_visible()
+
+
+def test_who_is_alone_reads_how_not_to_be(chromium: Browser, room: Chat) -> None:
+    mara = Tab(chromium, room, "Mara")
+    mara.wait_for("#alone", "private window")
+    jonas = Tab(chromium, room, "Jonas")
+    mara.wait_for_end_of("#alone:not([hidden])")
+    jonas.page.close()
+    mara.wait_for("#alone:not([hidden])")
+
+
+def test_times_are_those_of_the_reader(chromium: Browser, room: Chat) -> None:
+    utc, india = {"timezone_id": "UTC", "locale": "en-GB"}, {"timezone_id": "Asia/Kolkata", "locale": "en-GB"}
+    mara, jonas = Tab(chromium, room, "Mara", **utc), Tab(chromium, room, "Jonas", **india)
+    mara.say("now")
+    jonas.wait_for(".message")
+    mara.wait_for(".message:not(.pending)")
+    minutes = []
+    for tab in (mara, jonas):
+        found = re.search(r"(\d\d):(\d\d)$", tab.texts(".message time")[0])
+        assert found
+        minutes.append(60 * int(found[1]) + int(found[2]))
+    assert (minutes[1] - minutes[0]) % 1440 == 330
+
+
+def test_time_keeps_its_distance_from_the_words(chromium: Browser, room: Chat) -> None:
+    mara = Tab(chromium, room, "Mara")
+    for text in ("short", "\u05e9\u05dc\u05d5\u05dd \u05dc\u05db\u05d5\u05dc\u05dd", "12"):
+        mara.say(text)
+        mara.wait_for(".message:not(.pending)", text)
+        words, clock = (mara.page.locator(f".message {name}").last.bounding_box() for name in (".words", "time"))
+        assert words and clock
+        gap = max(clock["x"] - words["x"] - words["width"], words["x"] - clock["x"] - clock["width"])
+        assert gap >= 11
+
+
+def test_too_long_message_stays_in_the_field(chromium: Browser, room: Chat) -> None:
+    mara = Tab(chromium, room, "Mara")
+    mara.say("x" * 1001)
+    mara.wait_for("#error", "1001 characters")
+    assert mara.page.get_by_label("Message", exact=True).input_value() == "x" * 1001
+    assert mara.texts(".message") == []
+
+
+def test_page_fits_a_narrow_phone(chromium: Browser, room: Chat) -> None:
+    mara = Tab(chromium, room, "Mara", viewport={"width": 320, "height": 480})
+    mara.say("w" * 1000)
+    mara.wait_for(".message")
     for box in ("html", "#log"):
-        assert anna.page.locator(box).evaluate("box => box.scrollWidth - box.clientWidth") == 0
-    composer = anna.page.locator("#composer").bounding_box()
+        assert mara.page.locator(box).evaluate("box => box.scrollWidth - box.clientWidth") == 0
+    composer = mara.page.locator("#composer").bounding_box()
     assert composer and composer["y"] + composer["height"] <= 480
+
+
+def fill(mara: Tab, jonas: Tab) -> None:
+    """Have the page show one of everything."""
+    mara.say("Look at https://example.org")
+    jonas.wait_for(".message", "Look")
+    drop(jonas, [("cat.png", PNG), ("tool.png", b"MZ")])
+    jonas.wait_for(".picture img")
+    jonas.wait_for("#uploads [role=alert]")
+    jonas.page.get_by_label("Message", exact=True).press_sequentially("Nice")
+    mara.wait_for("#typing", "Jonas")
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_nothing(chromium: Browser, room: Chat, dark: bool) -> None:
+    axe = (node_modules() / "axe-core" / "axe.min.js").read_text()
+
+    def check(tab: Tab) -> None:
+        tab.page.evaluate(axe)
+        found = tab.page.evaluate(
+            "async () => (await axe.run()).violations.map(({ id, nodes }) => [id, nodes.map(n => n.html)])"
+        )
+        assert found == []
+
+    look: dict[str, Any] = {"color_scheme": "dark" if dark else "light"}
+    mara = Tab(chromium, room, **look)
+    check(mara)
+    mara.come_in("Mara")
+    check(mara)
+    jonas = Tab(chromium, room, "Jonas", viewport={"width": 320, "height": 640}, **look)
+    fill(mara, jonas)
+    for tab in (mara, jonas):
+        tab.page.evaluate("document.documentElement.dir = 'rtl'")
+        check(tab)
+        tab.page.context.set_offline(True)
+        tab.wait_for("#state", "Reconnecting…")
+        check(tab)
+    mara.page.context.set_offline(False)
+    Tab(chromium, room, "Mara", **look)
+    mara.wait_for("#end")
+    check(mara)
+
+
+def test_keyboard_reaches_all_and_shows_where_it_is(chromium: Browser, room: Chat) -> None:
+    mara = Tab(chromium, room, "Mara")
+    look = """() => {
+      const { id, ariaLabel, textContent } = document.activeElement;
+      const shown = id === "files" ? attach : document.activeElement;
+      return [id || ariaLabel || textContent.trim(), getComputedStyle(shown).outlineStyle];
+    }"""
+    reached = set()
+    while "log" not in reached:
+        mara.page.keyboard.press("Shift+Tab")
+        where, outline = mara.page.evaluate(look)
+        assert outline != "none", where
+        reached.add(where)
+    for _ in range(3):
+        mara.page.keyboard.press("Tab")
+        reached.add(mara.page.evaluate(look)[0])
+    assert {"log", "files", "text"} <= reached, reached
+    mara.page.get_by_label("Name of a new room").focus()
+    mara.page.keyboard.type("By keyboard")
+    mara.page.keyboard.press("Enter")
+    mara.wait_for("#talk-title", "By keyboard")
 
 
 def take_screenshot(path: Path) -> None:
     look: dict[str, Any] = {"viewport": {"width": 1000, "height": 640}, "locale": "en-GB", "color_scheme": "light"}
     with (
         tempfile.TemporaryDirectory() as directory,
-        serve_chat(GUNICORN, Path(directory)) as server,
+        serve_chat(make_instance(Path(directory))) as server,
         start_chromium() as browser,
     ):
-        mara, jonas = Tab(browser, server, "Mara", **look), Tab(browser, server, "Jonas")
+        mara, jonas = Tab(browser, Chat(server), "Mara", **look), Tab(browser, Chat(server), "Jonas")
         mara.wait_for(".note", "Jonas joined")
         for tab, text in (
             (mara, "Hello! You found the way in."),
-            (jonas, "One name and I was here. What runs behind this page?"),
+            (jonas, "I logged in, and here I am. What runs this page?"),
             (jonas, "It feels like a lot of machinery."),
-            (mara, "One Flask view. It loops over its WebSocket, and everyone who is here has a greenlet."),
+            (mara, "The Flask app that we had, 18 lines more in its files, and a view that joins a room."),
             (jonas, "And if the server restarts?"),
-            (mara, "The page comes back by itself, and nothing you wrote is lost."),
+            (mara, "The page comes back by itself, with nothing lost."),
         ):
             tab.say(text)
             for listener in (mara, jonas):

@@ -1,109 +1,88 @@
-"""A chat room for everyone who opens the page.
+"""A chat: people log in, and talk in rooms.
 
-Run it as one worker process, whose memory holds the room: gunicorn -k geventws.Worker app:app
+Its data are in the directory `instance`, or in that of the variable CHAT_INSTANCE.
 """
 
-import json
-import time
-import unicodedata
-from collections import deque
-from hashlib import sha256
-from typing import Any, NamedTuple
+from __future__ import annotations
 
-from flask import Flask, render_template
+import fcntl
+import os
+import secrets
+from pathlib import Path
+from typing import Any
 
-from geventws import Prepared, WebSocket
-from geventws.flask import Sockets
+import click
+import live  # live
+import people
+import talk
+from flask import Flask, Response
+from flask.cli import with_appcontext
+from models import MAX_FILE, Refused, Room, User, db
+from sqlalchemy import select
+from werkzeug.security import generate_password_hash
 
-MAX_NAME, MAX_TEXT = 24, 1000  # characters
-
-app = Flask(__name__)
-sockets = Sockets(app)
-members: dict[str, "Member"] = {}  # by name, case folded
-history: deque[dict[str, Any]] = deque(maxlen=50)
-
-
-class Refused(Exception):
-    """A person's mistake, answered in words; a program's mistake closes the connection."""
+ROOMS = ("Lobby", "Garden")
 
 
-class Member(NamedTuple):
-    """A person in the room."""
+def create_app(**config: Any) -> Flask:
+    """Return the app. A variable CHAT_X sets X of its config, as CHAT_ONE_LOGIN=false."""
+    app = Flask(__name__, instance_path=os.environ.get("CHAT_INSTANCE"))
+    app.config.update(
+        SQLALCHEMY_DATABASE_URI="sqlite:///chat.db",
+        SESSION_COOKIE_SAMESITE="Lax",  # other sites cannot post in somebody's name
+        MAX_CONTENT_LENGTH=4 * MAX_FILE,
+        ONE_LOGIN=True,  # a login ends those elsewhere; False: two windows are fine
+    )
+    app.config.from_prefixed_env("CHAT")
+    app.config.update(config)
+    db.init_app(app)
+    people.logins.init_app(app)
+    app.register_blueprint(people.pages)
+    app.register_blueprint(talk.pages)
+    app.register_blueprint(live.pages)  # live
+    app.after_request(forbid_scripts_from_elsewhere)
+    app.cli.add_command(announce)
+    prepare(app)
+    return app
 
-    ws: WebSocket
-    who: dict[str, str]
 
-    def post(self, event: str | Prepared) -> None:
-        """Send an event without waiting: a slow reader holds up nobody else."""
-        if not self.ws.post(event):
-            self.ws.close(1013, "reading too slowly")
-
-
-@app.get("/")
-def page() -> str:
-    return render_template("chat.html", max_name=MAX_NAME, max_text=MAX_TEXT)
+def forbid_scripts_from_elsewhere(response: Response) -> Response:
+    response.headers.setdefault(
+        "Content-Security-Policy", "default-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )
+    return response
 
 
-@sockets.route("/chat")
-def chat(ws: WebSocket) -> None:
-    ws.accept(max_message_size=16_384)  # bytes: MAX_TEXT characters of any kind, and more
-    member = None
+def prepare(app: Flask) -> None:
+    """Make what is not there yet: the secret that signs sessions, tables, rooms and two people to try it with."""
+    folder = Path(app.instance_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock, app.app_context():
+        fcntl.flock(lock, fcntl.LOCK_EX)  # workers start together
+        secret = folder / "secret"
+        if not secret.exists():
+            secret.touch(0o600)
+            secret.write_text(secrets.token_hex(32))
+        app.secret_key = app.secret_key or secret.read_text()
+        db.create_all()
+        if not db.session.scalars(select(User.id)).first():
+            for name, password in people.DEMO.items():
+                db.session.add(User(name=name, password=generate_password_hash(password)))
+            db.session.add_all(Room(name=name) for name in ROOMS)
+            db.session.commit()
+        db.session.remove()
+        db.engine.dispose()  # a connection must not be shared with the workers of a --preload
+
+
+@click.command("announce")
+@click.argument("text")
+@with_appcontext
+def announce(text: str) -> None:
+    """Say TEXT in every room."""
     try:
-        for message in ws:
-            event = json.loads(message)
-            try:
-                match event:
-                    case {"join": str(name), "key": str(key)} if not member:
-                        member = join(ws, name, key)
-                    case {"say": str(text), "id": str(id)} if member:
-                        say(member, text, id)
-                    case {"ping": True} if member:
-                        member.post('{"type": "pong"}')
-                    case _:
-                        raise ValueError("not a message of this chat")
-            except Refused as error:
-                ws.send_json({"type": "error", "text": str(error), "id": event.get("id")})
-    except (ValueError, RecursionError):
-        ws.close(1008, "not a message of this chat")
-    finally:
-        if member:
-            leave(member)
+        talk.announce(text)
+    except Refused as error:
+        raise click.ClickException(str(error)) from None
 
 
-def join(ws: WebSocket, name: str, key: str) -> Member:
-    name = " ".join(unicodedata.normalize("NFKC", name).split())
-    if not name.isprintable() or not 1 <= len(name) <= MAX_NAME:
-        raise Refused(f"A name has 1 to {MAX_NAME} visible characters.")
-    # The key is the browser's secret: its hash tells who returns from someone else of the same name.
-    who = {"name": name, "id": sha256(f"{key} {name}".encode()).hexdigest()[:16]}
-    old = members.get(name.casefold())
-    if old and old.who["id"] != who["id"]:
-        raise Refused(f"{old.who['name']} is here already. Please choose another name.")
-    if not old:
-        broadcast({"type": "joined", "who": who})
-    members[name.casefold()] = member = Member(ws, who)
-    everyone = [other.who for other in members.values()]
-    member.post(json.dumps({"type": "welcome", "you": who, "members": everyone, "history": list(history)}))
-    if old:
-        old.ws.close(4000, "You are in the room from another window now.")
-    return member
-
-
-def say(member: Member, text: str, id: str) -> None:
-    if not 1 <= len(text.strip()) <= MAX_TEXT:
-        raise Refused(f"A message has 1 to {MAX_TEXT} characters.")
-    history.append({"type": "said", "id": id, "who": member.who, "text": text.strip(), "time": time.time()})
-    broadcast(history[-1])
-
-
-def leave(member: Member) -> None:
-    name = member.who["name"].casefold()
-    if members.get(name) is member:  # not when another window took the place over
-        del members[name]
-        broadcast({"type": "left", "who": member.who})
-
-
-def broadcast(event: dict[str, Any]) -> None:
-    encoded = Prepared(json.dumps(event))
-    for member in list(members.values()):
-        member.post(encoded)
+app = create_app()
