@@ -14,10 +14,11 @@ import subprocess
 import sys
 import tempfile
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -44,9 +45,7 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# A room that waits for the slow one would wait for send_timeout, longer than any test does.
-PATIENT = {"GEVENTWS_SEND_TIMEOUT": str(2 * DEADLINE)}
-SMILES = "\N{SMILING FACE WITH OPEN MOUTH}" * 1000
+LINKS = "www.a.de " * 111  # which are long as HTML
 PNG = bytes.fromhex(  # 1 x 1 pixel
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
     "1f15c4890000000d49444154789c6360f8cf500f0003860180b2a2c8f20000000049454e44ae426082"
@@ -55,12 +54,16 @@ PNG = bytes.fromhex(  # 1 x 1 pixel
 
 @contextmanager
 def serve_chat(
-    directory: Path, command: list[str] = GUNICORN, port: int = 0, env: Mapping[str, str] | None = None
+    directory: Path,
+    command: Sequence[str] = GUNICORN,
+    port: int = 0,
+    env: Mapping[str, str] | None = None,
+    log: str = "log",
 ) -> Iterator[Server]:
     """Serve the chat whose data are in a directory."""
     address = f"127.0.0.1:{port}"
-    variables = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "CHAT_INSTANCE": str(directory), **PATIENT, **(env or {})}
-    server = Server([*command, "--bind", address], address, None, directory / "log", variables)
+    variables = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "CHAT_INSTANCE": str(directory), **(env or {})}
+    server = Server([*command, "--bind", address], address, None, directory / log, variables)
     try:
         yield server
     finally:
@@ -98,7 +101,6 @@ class Visitor:
         login.close()
         url = server.url("/rooms/1/live")
         self.ws = websocket.create_connection(url, DEADLINE, socket=sock or server.socket(), cookie=cookie)
-        self.count = 0
         self.seen: list[dict[str, Any]] = []
         self.hear("welcome")
 
@@ -109,8 +111,7 @@ class Visitor:
         self.ws.shutdown()
 
     def say(self, text: str) -> None:
-        self.count += 1
-        self.ws.send(json.dumps({"say": text, "key": str(self.count)}))
+        self.ws.send(json.dumps({"say": text, "key": token_hex(16)}))
 
     def hear(self, kind: str) -> dict[str, Any]:
         """Return the next message of this kind; those passed over are in `seen`."""
@@ -128,7 +129,7 @@ def test_slow_reader_delays_nobody_and_is_dropped(instance: Path) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         with Visitor(server, "Jonas", sock):
             for _ in range(3000):
-                talker.say(SMILES)
+                talker.say(LINKS)
                 talker.hear("said")
                 if any(message["type"] == "left" for message in talker.seen):
                     break
@@ -150,7 +151,7 @@ def test_member_that_stops_reading_holds_up_and_closes_no_other_in_the_docs_eith
 ) -> None:
     (app,) = (block.code for block in blocks((ROOT / "docs" / "testing.md").read_text()) if "# app.py" in block.code)
     (tmp_path / "app.py").write_text(app)
-    with serve("app:app", tmp_path, front_end=front_end, env={"PYTHONPATH": f"{tmp_path}:{ROOT}", **PATIENT}) as server:
+    with serve("app:app", tmp_path, front_end=front_end, env={"PYTHONPATH": f"{tmp_path}:{ROOT}"}) as server:
 
         def member(name: str, sock: socket.socket | None = None) -> websocket.WebSocket:
             login = HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE)
@@ -159,7 +160,7 @@ def test_member_that_stops_reading_holds_up_and_closes_no_other_in_the_docs_eith
             login.close()
             sock = sock or server.socket()
             ws = websocket.create_connection(server.url("/chat"), socket=sock, cookie=cookie, subprotocols=["v1"])
-            ws.settimeout(DEADLINE)
+            ws.settimeout(15)  # a room that waits for the slow one would wait for send_timeout, 20 s
             return ws
 
         sock = server.socket()
