@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
+import sqlite3
 from collections.abc import Iterable
 from datetime import datetime, timezone
 
 from flask_login import UserMixin
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import ForeignKey, UniqueConstraint, and_, func, or_, select
+from sqlalchemy import Engine, ForeignKey, UniqueConstraint, and_, event, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
@@ -29,6 +30,13 @@ class Base(DeclarativeBase):
 
 
 db = SQLAlchemy(model_class=Base)
+
+
+@event.listens_for(Engine, "connect")
+def write_ahead(connection: object, record: object) -> None:
+    """Have SQLite wait for the disk now and then, not at each message, as all would wait with it."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")
 
 
 class Refused(Exception):
