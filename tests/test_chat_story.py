@@ -76,7 +76,7 @@ def test_app_before_knows_nothing_of_what_is_live(before: Path) -> None:
 
 
 def test_app_passes_its_own_tests_before_and_after(before: Path, tmp_path: Path) -> None:
-    runs = []
+    runs: list[subprocess.Popen[bytes]] = []
     for directory in (before, EXAMPLE):
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={directory}"]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -119,6 +119,7 @@ function say(words) {
   const key = crypto.randomUUID?.() ?? Array.from(crypto.getRandomValues(new Uint32Array(4))).join("-");
   const entry = element("article", "message own pending");
   entry.dataset.by = me;
+  entry.setAttribute("aria-live", "off"); // a screen reader reads it once, when it is said
   const bubble = element("div", "bubble");
   const line = element("p");
   line.dir = "auto";
