@@ -423,6 +423,38 @@ def test_unread_messages_are_counted_beside_the_other_room(chromium: Browser, ro
     assert mara.texts(count) == [""]
 
 
+def test_who_reads_older_messages_is_not_moved(chromium: Browser, room: Chat) -> None:
+    mara, jonas = Tab(chromium, room, "Mara"), Tab(chromium, room, "Jonas")
+    for number in range(20):
+        jonas.say(f"message {number}")
+    mara.wait_for(".message", "message 19")
+    first = mara.page.locator(".message").first
+    assert mara.page.locator("#log").evaluate("log => log.scrollTop") == 0
+    first.scroll_into_view_if_needed()
+    place = first.bounding_box()
+    jonas.say("new")
+    mara.wait_for("#newer", "New messages")
+    now = first.bounding_box()
+    assert now and place and abs(now["y"] - place["y"]) < 1
+    mara.page.get_by_role("button", name="New messages").click()
+    mara.wait_for_end_of("#newer")
+    box = mara.page.locator(".message").last.bounding_box()
+    composer = mara.page.locator("#composer").bounding_box()
+    assert box and composer and box["y"] + box["height"] <= composer["y"]
+
+
+def test_messages_that_a_hidden_page_got_are_counted_in_its_title(chromium: Browser, room: Chat) -> None:
+    mara, jonas = Tab(chromium, room, "Mara"), Tab(chromium, room, "Jonas")
+    title = mara.page.title()
+    hide = "(hidden) => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true }); "
+    hide += "document.dispatchEvent(new Event('visibilitychange')); }"
+    mara.page.evaluate(hide, True)
+    jonas.say("one")
+    mara.page.wait_for_function("document.title.startsWith('(1) ')")
+    mara.page.evaluate(hide, False)
+    mara.page.wait_for_function("title => document.title === title", arg=title)
+
+
 def test_three_files_of_which_one_is_cancelled_and_one_refused(chromium: Browser, room: Chat) -> None:
     mara, jonas = Tab(chromium, room, "Mara"), Tab(chromium, room, "Jonas")
     # Of the second no byte behind the first pieces is taken, so that there is time to cancel it.

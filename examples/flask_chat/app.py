@@ -40,6 +40,7 @@ def create_app(**config: Any) -> Flask:
     app.register_blueprint(people.pages)
     app.register_blueprint(talk.pages)
     app.register_blueprint(live.pages)  # live
+    app.register_error_handler(OverflowError, lambda error: ("There is no such number.", 404))  # of SQLite
     app.after_request(forbid_scripts_from_elsewhere)
     app.cli.add_command(announce)
     prepare(app)

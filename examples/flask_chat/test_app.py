@@ -116,7 +116,8 @@ def test_room_is_made_once(app: Flask) -> None:
     assert mara.post("/rooms", data={"name": "Tea house"}).location == made
     assert mara.get(made).status_code == 200
     assert mara.post("/rooms", data={"name": " "}).location == "/"
-    assert mara.get("/rooms/99").status_code == 404
+    for path in ("/rooms/99", f"/rooms/{10**20}", f"/rooms/1?before={10**20}"):
+        assert mara.get(path).status_code == 404
 
 
 def test_picture_is_shown_and_only_to_who_is_logged_in(app: Flask) -> None:

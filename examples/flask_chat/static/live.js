@@ -10,6 +10,7 @@ import { ReconnectingWebSocket } from "../geventws.js";
 import { carry } from "./upload.js";
 
 const TYPING_EVERY = 2_000; // milliseconds
+const READ_EVERY = 500; // milliseconds
 const TYPING_LASTS = 4_000; // milliseconds
 const SAME_BREATH = 300_000; // milliseconds in which one person's messages share a heading
 const LOG_LIMIT = 500; // entries
@@ -26,6 +27,7 @@ const pending = new Map(); // by key: {text, entry}
 const typists = new Map(); // names to the timers that take them out
 let unseen = 0; // messages that came while the page was hidden
 let typedAt = 0;
+let reading = 0; // the timer that tells the server
 
 const ws = new ReconnectingWebSocket(`${number}/live?since=${here.dataset.since}`);
 
@@ -148,8 +150,8 @@ function append(entry) {
   stopsTyping(by);
   while (messages.childElementCount > LOG_LIMIT) messages.firstElementChild.remove();
   newer.hidden = atEnd();
+  if (by !== me) noteRead();
   if (by !== me && document.hidden) showUnseen(unseen + 1);
-  else if (by !== me) noteRead();
 }
 
 function note(words) {
@@ -212,8 +214,12 @@ function showUnseen(number) {
   document.title = unseen ? `(${unseen}) ${title}` : title;
 }
 
+// Once for many messages that come together.
 function noteRead() {
-  if (!document.hidden) transmit({ read: true });
+  reading ||= setTimeout(() => {
+    reading = 0;
+    if (!document.hidden) transmit({ read: true });
+  }, READ_EVERY);
 }
 
 function atEnd() {
