@@ -358,6 +358,26 @@ def test_page_that_was_offline_shows_all_once(chromium: Browser, room: Chat) -> 
         assert tab.texts(".words") == ["one", "two", "three"]
 
 
+def test_gap_is_filled_in_order_when_the_database_answers_late(chromium: Browser, instance: Path) -> None:
+    with serve_chat(instance) as server:
+        mara, jonas = Tab(chromium, Chat(server), "Mara"), Tab(chromium, Chat(server), "Jonas")
+        jonas.say("one")
+        mara.wait_for(".message", "one")
+        mara.page.route("**/after/*", lambda route: route.abort())
+        mara.page.context.set_offline(True)
+        jonas.say("two")
+        jonas.wait_for_end_of(".pending")
+    with serve_chat(instance, port=server.port):
+        mara.page.context.set_offline(False)
+        mara.page.wait_for_function("document.getElementById('state').textContent === ''")
+        jonas.say("three")
+        mara.wait_for(".message", "three")
+        assert mara.texts(".words") == ["one", "three"]
+        mara.page.unroute("**/after/*")
+        mara.wait_for(".message", "two")
+        assert mara.texts(".words") == ["one", "two", "three"]
+
+
 def test_reconnecting_line_tells_of_a_login_that_has_ended(chromium: Browser, room: Chat) -> None:
     mara = Tab(chromium, room, "Mara")
     mara.page.context.clear_cookies()

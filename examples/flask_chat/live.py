@@ -71,14 +71,13 @@ def say(ws: WebSocket, number: int, author: int, text: str, key: str) -> None:
         ws.send_json({"type": "refused", "key": key, "text": str(error)})
 
 
-def show(message: Message | None) -> None:
-    """Have all pages know of a message; of one that was kept before, they do."""
-    if message is None:
-        return
+def show(message: Message) -> None:
+    """Have all pages know of a message. They show it once, however often they hear of it."""
     html = render_template("message.html", message=message)
     topic(message.room_id).broadcast_json({"type": "said", "html": html})
     author = message.author.name if message.author else ""
-    everyone.broadcast_json({"type": "elsewhere", "room": message.room_id, "who": author}, keep=False)
+    elsewhere = {"type": "elsewhere", "room": message.room_id, "number": message.id, "who": author}
+    everyone.broadcast_json(elsewhere, keep=False)
 
 
 @pages.get("/rooms/<int:number>/after/<int:last>")

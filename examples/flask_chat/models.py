@@ -109,10 +109,8 @@ def check_size(size: int) -> None:
         raise Refused(f"A file has 1 byte to {MAX_FILE >> 20} MiB.")
 
 
-def write(
-    room_id: int, author_id: int | None, text: str, key: str, files: Iterable[tuple[str, bytes]] = ()
-) -> Message | None:
-    """Keep a message and return it, None if it was kept before. Raises Refused."""
+def write(room_id: int, author_id: int | None, text: str, key: str, files: Iterable[tuple[str, bytes]] = ()) -> Message:
+    """Keep a message and return it; one that is sent again is the one that was kept. Raises Refused."""
     text = text.encode(errors="replace").decode().strip()  # half a character cannot be kept
     kept = []
     for name, data in files:
@@ -128,7 +126,7 @@ def write(
         db.session.commit()
     except IntegrityError:
         db.session.rollback()
-        return None
+        message = db.session.scalars(select(Message).where(Message.author_id == author_id, Message.key == key)).one()
     return message
 
 

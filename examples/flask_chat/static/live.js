@@ -25,6 +25,7 @@ const title = document.title;
 const present = new Map(); // names to the hues of people
 const pending = new Map(); // by key: {text, entry}
 const typists = new Map(); // names to the timers that take them out
+let behind = null; // the message behind which some are missing
 let unseen = 0; // messages that came while the page was hidden
 let typedAt = 0;
 let reading = 0; // the timer that tells the server
@@ -38,6 +39,7 @@ const handlers = {
     showPeople();
     for (const link of rooms.querySelectorAll("a")) showUnread(link, welcome.unread[link.dataset.room] ?? 0);
     for (const [key, { text }] of pending) transmit({ say: text, key });
+    if (behind !== null) catchUp();
     noteRead();
   },
 
@@ -45,9 +47,11 @@ const handlers = {
     for (const entry of parse(html)) append(entry);
   },
 
-  elsewhere({ room, who }) {
+  elsewhere({ room, number: newest, who }) {
     const link = rooms.querySelector(`[data-room="${room}"]`);
-    if (link && room != number && who !== me) showUnread(link, Number(link.dataset.unread ?? 0) + 1);
+    if (!link || room == number || who === me || newest <= link.dataset.newest) return;
+    link.dataset.newest = newest;
+    showUnread(link, Number(link.dataset.unread ?? 0) + 1);
   },
 
   joined({ who, hue }) {
@@ -80,7 +84,10 @@ ws.addEventListener("message", ({ data }) => {
   const message = JSON.parse(data);
   handlers[message.type](message);
 });
-ws.addEventListener("gap", catchUp);
+ws.addEventListener("gap", () => {
+  behind ??= last();
+  catchUp();
+});
 ws.addEventListener("state", ({ detail }) => {
   state.textContent = { open: "", closed: "" }[detail.state] ?? (detail.failures ? "Reconnecting…" : "");
   if (detail.state === "waiting" && detail.failures === 2) catchUp(); // it may be a login that has ended
@@ -89,15 +96,23 @@ ws.addEventListener("close", ({ reason }) => end(reason || "The connection has e
 
 // The room has forgotten what we missed; the database has not.
 async function catchUp() {
-  const last = [...messages.querySelectorAll("[id^=m]")].at(-1)?.id.slice(1) ?? 0;
   try {
-    const answer = await fetch(`${number}/after/${last}`);
+    const answer = await fetch(`${number}/after/${behind ?? last()}`);
     if (answer.redirected) return ws.close(4000, "Your login has ended.");
     if (!answer.ok) throw new Error(answer.statusText);
     for (const entry of parse(await answer.text())) append(entry);
+    behind = null;
   } catch {
-    if (ws.state === "open") setTimeout(catchUp, 1000);
+    if (ws.state === "open") setTimeout(catchUp, 1000); // else with the next welcome
   }
+}
+
+function last() {
+  return numberOf([...messages.querySelectorAll("[id^=m]")].at(-1)) || 0;
+}
+
+function numberOf(entry) {
+  return Number(entry?.id.slice(1) || NaN);
 }
 
 function end(reason) {
@@ -145,8 +160,12 @@ function append(entry) {
     pending.delete(key);
     ours.entry.remove();
   }
-  messages.insertBefore(entry, messages.querySelector(".pending")); // what is on its way stays last
+  let next = messages.querySelector(".pending"); // what is on its way stays last
+  let before = next ? next.previousElementSibling : messages.lastElementChild;
+  for (; numberOf(before) > numberOf(entry); before = before.previousElementSibling) next = before;
+  messages.insertBefore(entry, next);
   regroup(entry);
+  if (next) regroup(next);
   stopsTyping(by);
   while (messages.childElementCount > LOG_LIMIT) messages.firstElementChild.remove();
   newer.hidden = atEnd();
