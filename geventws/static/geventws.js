@@ -6,7 +6,7 @@ const DEFAULTS = {
   maxDelay: 20_000,
   settled: 10_000, // after which a loss is a first one
   timeout: 20_000, // of a handshake
-  attempts: Infinity, // in a row
+  attempts: Infinity,
   maxQueue: 100, // messages
   maxQueueBytes: 1 << 20,
 };
@@ -19,7 +19,7 @@ export class ReconnectingWebSocket extends /** @type {typeof WebSocket} */ (/** 
   #timer = 0;
   #queue = Array();
   #seen = new Set();
-  #end = new AbortController(); // of listening
+  #end = new AbortController();
   #ws = /** @type {WebSocket} */ (Object());
   #url;
   #protocols;
@@ -39,8 +39,8 @@ export class ReconnectingWebSocket extends /** @type {typeof WebSocket} */ (/** 
     listen("online", () => this.#hurry());
     listen("pageshow", () => this.#hurry());
     listen("visibilitychange", () => document.hidden || this.#hurry()); // a hidden page's timers are slow
-    listen("offline", () => this.#giveUp()); // browsers notice late
-    listen("pagehide", () => this.#giveUp()); // no page with one open is kept for "back"
+    listen("offline", () => this.#giveUp());
+    listen("pagehide", () => this.#giveUp()); // no page with one open is kept
   }
 
   get url() { return this.#url.href; }
@@ -86,18 +86,18 @@ export class ReconnectingWebSocket extends /** @type {typeof WebSocket} */ (/** 
     this.#change("connecting");
   }
 
-  #isNew(data = Object()) {
+  #isNew(data = "") {
     let message = Object();
     try {
-      if (data.includes('"at"')) message = JSON.parse(data);
-    } catch {} // binary, or no JSON
+      if (/"(at|id)"/.test(data)) message = JSON.parse(data);
+    } catch {} // no JSON
     const { id, at, recovered } = message;
-    if (!/^\d+-\d+$/.test(at)) return true;
-    // A welcome has no id. Behind a recovered one comes what was missed, which may get lost again.
-    if (id || !recovered) this.#url.searchParams.set("since", at);
+    const placed = /^\d+-\d+$/.test(at); // not in an outage
+    if (!placed && !/^[\da-f]{12}-\d+$/.test(id)) return true;
+    // Behind a recovered welcome comes what was missed, which may get lost again.
+    if (placed && (id || !recovered)) this.#url.searchParams.set("since", at);
     if (!id && recovered === false) this.dispatchEvent(new CustomEvent("gap", { detail: message }));
-    if (this.#seen.has(id)) return false;
-    if (id) this.#seen.add(id);
+    if (id && this.#seen.size === this.#seen.add(id).size) return false;
     if (this.#seen.size > 1000) this.#seen.delete(this.#seen.values().next().value);
     return true;
   }

@@ -180,6 +180,17 @@ test("only positions are positions", () => {
   assert.equal(since(), null);
 });
 
+test("what came without a position while the server had no Redis is known when it comes again", () => {
+  const socket = new ReconnectingWebSocket("/ws");
+  const heard = listened("message", socket);
+  const id = "0123456789ab-7";
+  hear({ id }), hear({ id, at: "5-1" });
+  hear({ id: "the app's own" }), hear({ id: "the app's own" });
+  assert.equal(heard.length, 3);
+  lose(), pass();
+  assert.equal(since(), "5-1");
+});
+
 test("of ids the newest thousand are remembered", () => {
   const socket = new ReconnectingWebSocket("/ws");
   const heard = listened("message", socket);
