@@ -5,6 +5,7 @@ Each Rooms is a process of its own to the others.
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import signal
@@ -370,6 +371,52 @@ def test_a_reader_that_was_away_for_longer_than_history_is_told(
     until(lambda: late.heard == ["live"], "live messages")
 
 
+@pytest.mark.parametrize("is_known", [True, False], ids=["noticed", "not noticed"])
+def test_who_comes_back_in_an_outage_is_not_told_that_nothing_is_missing(
+    make: Make, opened: Opener, redis_server: RedisServer, is_known: bool
+) -> None:
+    rooms = make(redis_server.url)
+    ann, bob = Listener(rooms, opened), Listener(rooms, opened)
+    at = ann.room.broadcast("before", confirm=WITHIN)
+    until(lambda: bob.has("before"), "the first message")
+    redis_server.pause()
+    try:
+        bob.me.leave()
+        if is_known:
+            until(lambda: away(rooms), "notice", WITHIN)
+        ann.room.broadcast("missed")
+        until(lambda: ann.has("missed"), "hearing here", WITHIN)
+        again = Listener(rooms, opened, since=at)
+        assert again.me.recovered is False
+    finally:
+        redis_server.go_on()
+    back(rooms)
+    ann.room.broadcast("after", confirm=WITHIN)
+    until(lambda: again.has("after"), "the next message", WITHIN)
+    assert Listener(rooms, opened, since=at).me.recovered is True
+
+
+def test_who_was_closed_by_a_gap_is_told_of_it_when_it_comes_back(
+    make: Make, opened: Opener, redis_server: RedisServer, proxies: Callable[[int], Proxy]
+) -> None:
+    proxy = proxies(redis_server.port)
+    rooms, other = make(proxy.url, history=10), make(redis_server.url, history=10)
+    ann, bob = Listener(rooms, opened), Listener(other, opened)
+    bob.room.broadcast_json({"text": "before"}, confirm=WITHIN)
+    until(lambda: ann.heard, "the first message")
+    proxy.refuses = True
+    proxy.cut()
+    for number in range(300):
+        bob.room.broadcast_json({"number": number})
+    bob.room.broadcast_json({"text": "newest"}, confirm=WITHIN)
+    proxy.refuses = False
+    back(rooms)
+    until(lambda: ann.heard[-1:] == [Close(1012, "messages may be missing")], "report of the gap", WITHIN)
+    at = json.loads(ann.heard[-2])["at"]
+    for each in (rooms, other):
+        assert Listener(each, opened, since=at).me.recovered is False
+
+
 def test_an_app_may_handle_a_gap_itself(make: Make, opened: Opener, redis_server: RedisServer) -> None:
     rooms = make(redis_server.url)
     told: list[Room] = []
@@ -382,6 +429,25 @@ def test_an_app_may_handle_a_gap_itself(make: Make, opened: Opener, redis_server
     until(lambda: told == [ann.room], "report of the gap", WITHIN)
     ann.room.broadcast("after")
     until(lambda: ann.heard == ["before", "after"], "hearing on", WITHIN)
+
+
+def test_a_room_that_is_left_before_it_was_read_is_heard_no_more(
+    make: Make, opened: Opener, redis_server: RedisServer, proxies: Callable[[int], Proxy]
+) -> None:
+    proxy = proxies(redis_server.port)
+    rooms = make(proxy.url)
+    Listener(rooms, opened, "other")
+    proxy.refuses = True
+    proxy.cut()
+    until(lambda: away(rooms), "notice", WITHIN)
+    Listener(rooms, opened).me.leave()
+    gevent.sleep(0.05)
+    proxy.refuses = False
+    back(rooms)
+    Listener(rooms, opened, "another")
+    with redis_server.client() as client:
+        channels = partial(client.pubsub_channels, "*lobby*")
+        until(lambda: not channels(), "end of hearing", WITHIN)
 
 
 def test_a_lost_tail_is_found_though_nothing_comes_behind_it(
@@ -457,6 +523,7 @@ def test_a_failover_that_loses_writes_is_told_and_loses_nothing_to_who_is_there(
             assert client.wait(1, 10_000) == 1
         with replica.client() as client:
             client.replicaof("NO", "ONE")  # the old master does not know
+        early = ann.room.history().position
         at = ann.room.broadcast("lost by Redis", confirm=WITHIN)
         until(lambda: ann.has("lost by Redis") and bob.has("lost by Redis"), "the second message")
         proxy.divert(replica.port)
@@ -469,7 +536,8 @@ def test_a_failover_that_loses_writes_is_told_and_loses_nothing_to_who_is_there(
             until(lambda: listener.has("ann 19", "bob 19"), "all messages", WITHIN)  # noqa: B023
             assert len(listener.heard) == len(set(listener.heard)) == 42
         until(lambda: sorted(gaps) == ["lobby", "lobby"], "report of the gap", WITHIN)
-        assert Listener(processes[0], opened, since=at).me.recovered is False
+        for since in (early, at):
+            assert Listener(processes[0], opened, since=since).me.recovered is False
         assert "lost by Redis" not in ann.room.history()
         assert ann.room.history()[0] == "replicated"
     finally:

@@ -6,6 +6,7 @@ Knows a Bus and the hub; knows of a room its log and whether anybody is there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -16,7 +17,7 @@ from ..deadlines import Deadline
 from .bus import Away, Bus, Page, Refused
 from .envelope import Message
 from .follower import Follower, Heard
-from .log import UNKNOWN, parse_position
+from .log import UNKNOWN, Position, parse_position
 from .publisher import Health, Outgoing
 
 MENDS = 8  # topics that are read at the same time
@@ -36,6 +37,7 @@ class Attended:
         self.ready = Event()  # it has what the bus has
         self.moved = Event()  # set, and replaced, by each message
         self.unheard: dict[int, Outgoing] = {}  # what this process said, and has not come back, by its number
+        self.ahead: dict[int, Outgoing] = {}  # what members here heard before the bus had it, by its number
         self.arriving: dict[str, list[Message]] = {}  # members that join, and what presence tells of them meanwhile
         self.is_mending = False
         self.is_heard = True  # until the process leaves the topic
@@ -54,11 +56,22 @@ class Attended:
             del self.unheard[first]  # it will not
         self.unheard[outgoing.number] = outgoing
 
-    def begin_history(self, page: Page) -> None:
-        """Have the room's history begin where that of the bus does."""
+    @property
+    def is_ahead(self) -> bool:
+        """Whether members here have heard what who comes now cannot get, as it has no place in history yet."""
+        while self.ahead:
+            number = next(iter(self.ahead))
+            if not isinstance(self.ahead[number].outcome, Refused):
+                return True
+            del self.ahead[number]  # it will have none
+        return False
+
+    def begin_history(self, first: Position) -> None:
+        """Have the room's history begin behind a position."""
+        # What the bus has taken by now is in its history, or was lost with it.
+        self.ahead = {number: outgoing for number, outgoing in self.ahead.items() if outgoing.outcome is None}
         if self.room is not None:
-            first = page.messages[0].before if page.messages else page.newest
-            self.room.lane.log.forget(parse_position(first) or UNKNOWN)
+            self.room.lane.log.forget(first)
 
 
 class Mender:
@@ -99,30 +112,40 @@ class Mender:
                     pause = min(pause * 2, LONGEST_PAUSE)
         finally:
             attended.is_mending = False
+            attended.deadline.set(monotonic())  # by now everybody may have left
 
     def _mend(self, attended: Attended) -> None:
         follower = attended.follower
-        lost = follower.lost
-        if follower.position:
-            page = self._bus.history(attended.topic, follower.position)
-            has_gap = not page.is_proven
-            if has_gap:
+        known, lost = follower.position, follower.lost
+        if known:
+            page = self._bus.history(attended.topic, known)
+            is_whole = not page.is_proven
+            has_gap = is_whole
+            if is_whole:
                 page = self._bus.whole(attended.topic)
-                attended.begin_history(page)
-            self._take(attended, page)
             self._health.caught_up += len(page.messages)
         else:
             page = self._bus.whole(attended.topic)
+            is_whole = True
             has_gap = attended.has_members()  # who came while the bus was away
-            attended.begin_history(page)
-            self._take(attended, page, is_first=True)
-        if has_gap or follower.lost > lost:
+        heard, _ = follower.mend(page.messages, page.newest)
+        if not known:  # what was said before anybody was here is for history alone
+            read = len(page.messages)
+            heard[:read] = [each._replace(is_new=False) for each in heard[:read]]
+        has_lost = follower.lost > lost
+        if has_gap or has_lost:
+            follower.doubt()  # what is said meanwhile comes behind what was read
             self._report_gap(attended)
+        first = _first_of(page)
+        if is_whole:
+            attended.begin_history(first)
+        self._deliver(attended, heard)
+        if has_lost or (known and first < (parse_position(known) or UNKNOWN)):
+            # The bus has lost what it had: of nothing before this can anybody say that it is complete.
+            attended.begin_history(parse_position(page.newest) or UNKNOWN)
         attended.ready.set()
 
-    def _take(self, attended: Attended, page: Page, *, is_first: bool = False) -> None:
-        heard, _ = attended.follower.mend(page.messages, page.newest)
-        read = len(page.messages)
-        if is_first:  # what was said before anybody was here is for history alone
-            heard[:read] = [each._replace(is_new=False) for each in heard[:read]]
-        self._deliver(attended, heard)
+
+def _first_of(page: Page) -> Position:
+    """Return the position behind which the page has everything."""
+    return parse_position(page.messages[0].before if page.messages else page.newest) or UNKNOWN

@@ -47,10 +47,11 @@ def _is_before(joined: str, position: str) -> bool:
 
 def close_all(members: Iterable[Any], code: int, reason: str) -> None:
     """Close members behind what they were to hear, in turns with other work."""
-    gevent.spawn(_close, list(members), code, reason)
+    gevent.spawn(close_in_turns, list(members), code, reason)
 
 
-def _close(members: list[Any], code: int, reason: str) -> None:
+def close_in_turns(members: list[Any], code: int, reason: str) -> None:
+    """Close members, and return when all are."""
     for number, member in enumerate(members, 1):
         member.close(code, reason)
         if not number % 64:

@@ -84,7 +84,8 @@ class Room:
         ws, home, line = member.ws, self.home, self.lane.log
         line.expire(self._now())
         start = parse_position(since)
-        cursor = None if start is None else line.after(start)
+        is_ahead = self.link is not None and self.link.span is not None and self.link.span.is_ahead(self)
+        cursor = None if start is None or is_ahead else line.after(start)
         member.position = str(line.position)
         member.recovered = None if since is None else cursor is not None
         if ws.closed:

@@ -24,7 +24,7 @@ from .envelope import CAME, LEFT, Message, member_value, parse_member, parse_mes
 from .follower import Heard
 from .link import Link
 from .log import NOWHERE, UNKNOWN, parse_position
-from .orders import close_all, obey
+from .orders import close_all, close_in_turns, obey
 from .presence import Present
 from .publisher import Attempts, Outgoing
 from .register import Register
@@ -171,6 +171,11 @@ class Span:
         if attended is not None and not attended.is_needed:
             attended.deadline.set(monotonic() + self._home.linger)
 
+    def is_ahead(self, room: Any) -> bool:
+        """Whether members here have heard what who comes now cannot get."""
+        attended = self._attended.get(room.topic)
+        return attended is not None and attended.is_ahead
+
     def _leave_room(self, attended: Attended) -> None:
         if attended.is_needed or attended.is_mending or self._attended.get(attended.topic) is not attended:
             return
@@ -208,8 +213,11 @@ class Span:
 
     def _hear_here(self, attended: Attended, outgoing: Outgoing) -> None:
         message = self._message(outgoing)
-        if not outgoing.parcel.is_kept or attended.follower.see(message.publisher, message.number):
-            self._deliver(attended, [Heard(message, True)])
+        if outgoing.parcel.is_kept:
+            if not attended.follower.see(message.publisher, message.number):
+                return
+            attended.ahead[message.number] = outgoing
+        self._deliver(attended, [Heard(message, True)])
 
     def _message(self, outgoing: Outgoing) -> Message:
         key, data = outgoing.parcel.key, outgoing.parcel.content
@@ -238,6 +246,8 @@ class Span:
         for message, is_new in heard:
             if message.publisher == self._publisher.name:
                 attended.unheard.pop(message.number, None)
+                if message.position:
+                    attended.ahead.pop(message.number, None)
             if message.kind in (CAME, LEFT):
                 waiting = attended.arriving.get(message.key)
                 if waiting is None:
@@ -279,8 +289,9 @@ class Span:
             close_all((each for each in people if each.room.link is self._link), CloseCode.SERVICE_RESTART, GAP)
         elif self._home.on_gap:
             self._home.tell_gap(attended.room)
-        else:
-            attended.room.lane.close(CloseCode.SERVICE_RESTART, GAP)
+        else:  # before they hear what is behind the gap: by its position they would come back, and not be told
+            while members := list(attended.room.lane.places.values()):
+                close_in_turns(members, CloseCode.SERVICE_RESTART, GAP)
 
     def _check_soon(self) -> None:
         self._checker.kill(block=False)
