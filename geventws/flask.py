@@ -42,6 +42,7 @@ _OPTIONS = {field.name for field in dataclasses.fields(Options)}
 _OPTIONS_OF_ALL = {
     "max_connections": "counts the WebSockets of all routes",
     "shutdown_code": "is for all that are open when the server stops",
+    "hub_warning": "is for the whole process",
 }
 SHARED = ":websocket"  # behind the endpoint of a WebSocket view of which a page has the name
 _RULE_OPTIONS = {*inspect.signature(Rule).parameters, "provide_automatic_options"}

@@ -129,6 +129,9 @@ class Options(_Settings):
         False, "switch", "let compression look back at earlier messages, at the cost of memory for each connection"
     )
     shutdown_code: int = _option(1012, "code", "close code sent when the server stops")
+    hub_warning: float | None = _option(
+        None, "seconds", "warn of what blocks the hub for this long, with its stack; --debug sets 0.5", optional=True
+    )
 
     def replace(self, **changes: Any) -> Options:
         """Return a copy with these options changed. Raises TypeError for a name that is no option."""

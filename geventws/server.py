@@ -28,6 +28,7 @@ from .frameworks import expect_disconnects
 from .gateway import Application, Gateway, StartResponse, TakenSocket
 from .listener import REQUEST_TIMEOUT, Listener, end_wait
 from .loglines import printable
+from .monitor import watch
 from .options import TOKEN, Options, RequestLimits
 
 MAX_HEADER_SIZE = 65_536  # bytes, all lines together; or more, where the limit of one is raised
@@ -368,6 +369,11 @@ class WebSocketServer(Listener, pywsgi.WSGIServer):  # type: ignore[misc]
         self.gateway = _gateways[self] = Gateway(options)
         _all_limits[self] = replace(RequestLimits.from_environ(os.environ), **limits)
         expect_disconnects(application)
+
+    def start(self) -> None:
+        """Accept connections from now on, as WSGIServer does."""
+        super().start()
+        watch(self.gateway.options.hub_warning)
 
     def stop(self, timeout: float | None = None) -> None:
         """Close the listener, idle connections and all WebSockets (shutdown_code), then stop as WSGIServer does.

@@ -28,6 +28,7 @@ from .errors import MissingPackage
 from .frameworks import expect_disconnects, why_no_app
 from .gateway import Gateway, TakenSocket, Upgrade
 from .listener import REQUEST_TIMEOUT, Listener, end_wait
+from .monitor import watch
 from .options import PREFIX, Options, RequestLimits
 
 try:
@@ -429,6 +430,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until told to stop, then until the last WebSocket is closed."""
+        assert self.gateway is not None
+        watch(self.gateway.options.hub_warning)  # only now: the hook post_worker_init may have patched a driver
         super().run()
         self._begin_stop(self._grace)
         assert self._stop_greenlet is not None

@@ -49,6 +49,7 @@ OPTIONS = {
     "deflate_memory_level": ("5", 5),
     "deflate_context_takeover": ("on", True),
     "shutdown_code": ("1001", 1001),
+    "hub_warning": ("2", 2.0),
 }
 
 

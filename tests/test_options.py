@@ -29,6 +29,7 @@ DEFAULTS = {
     "deflate_memory_level": 8,
     "deflate_context_takeover": False,
     "shutdown_code": 1012,
+    "hub_warning": None,
 }
 
 
@@ -77,6 +78,8 @@ def test_defaults_are_those_of_the_documents() -> None:
         ("deflate_memory_level", 9, 9),
         ("shutdown_code", 1001, 1001),
         ("shutdown_code", 4999, 4999),
+        ("hub_warning", 0.5, 0.5),
+        ("hub_warning", None, None),
     ],
 )
 def test_good_value_is_kept(name: str, value: Any, kept: Any) -> None:
@@ -88,7 +91,7 @@ WHOLE = (
     "max_message_size", "max_queue", "max_outbox", "max_connections",
     "deflate_threshold", "deflate_level", "deflate_window_bits", "deflate_memory_level",
 )  # fmt: skip
-SECONDS = ("send_timeout", "ping_interval", "ping_timeout", "close_timeout", "accept_after")
+SECONDS = ("send_timeout", "ping_interval", "ping_timeout", "close_timeout", "accept_after", "hub_warning")
 WRONG = [
     *((name, value) for name in WHOLE for value in (0, -1, 1.5, "1", True, math.inf, [1])),
     *((name, None) for name in ("max_message_size", "max_queue", "max_outbox", "close_timeout", "shutdown_code")),
@@ -197,6 +200,8 @@ def test_variables_that_are_no_options_but_mean_something_are_left_alone(caplog:
         ("DEFLATE_CONTEXT_TAKEOVER", " YES ", True),
         ("DEFLATE_WINDOW_BITS", "12", 12),
         ("SHUTDOWN_CODE", "1001", 1001),
+        ("HUB_WARNING", "0.5", 0.5),
+        ("HUB_WARNING", "off", None),
     ],
 )
 def test_variable_sets_its_option_alone(variable: str, text: str, kept: Any) -> None:

@@ -58,6 +58,7 @@ FLOORS = {
     "browser": 8,
     "gateway": 8,
     "listener": 8,
+    "monitor": 8,
     "server": 9,
     "worker": 9,
     "flask": 9,

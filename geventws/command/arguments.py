@@ -20,6 +20,7 @@ FLAGS_OF_FLASK_RUN = {
     "--cert": "--certfile FILE",
     "--key": "--keyfile FILE",
 }
+HUB_WARNING = "0.5"  # seconds, the option hub_warning of --debug
 FLASK = "--flask"  # the first argument where the command is `flask geventws`
 
 
@@ -54,6 +55,7 @@ def read(arguments: Sequence[str]) -> argparse.Namespace:
     if chosen.debug:
         os.environ["FLASK_DEBUG"] = "1"  # which a Flask app reads when it is made
         chosen.reload = True
+        chosen.hub_warning = chosen.hub_warning or os.environ.get("GEVENTWS_HUB_WARNING", HUB_WARNING)
     return chosen
 
 
@@ -100,7 +102,8 @@ def _parser(is_flask: bool) -> argparse.ArgumentParser:
     parser.add_argument(
         "--debug",
         action="store_true",
-        help="for development only: --reload, Flask's debug mode, and Werkzeug's debugger on pages that fail",
+        help="for development only: --reload, Flask's debug mode, Werkzeug's debugger on pages that fail, "
+        f"and --hub-warning {HUB_WARNING}",
     )
     parser.add_argument(
         "--log-level",
