@@ -171,7 +171,7 @@ class Talk:
 
 @pytest.mark.parametrize("kinds", [["normal"], ["pubsub"], ["normal", "pubsub"]], ids=" and ".join)
 def test_connections_killed_under_load_lose_and_double_nothing(
-    make: Make, opened: Opener, redis_server: RedisServer, kinds: list[str]
+    make: Make, opened: Opener, redis_server: RedisServer, kinds: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     processes = [make(redis_server.url, history=100_000, history_bytes=64 << 20) for _ in range(3)]
     talk = Talk(processes, opened, ["a", "b", "c"])
@@ -182,9 +182,12 @@ def test_connections_killed_under_load_lose_and_double_nothing(
         killed += sum(redis_server.kill_clients(kind) for kind in kinds)
     assert killed > 25
     talk.end()
-    talk.check()
+    was_away = "the bus of rooms is away" in caplog.text  # on a machine that is busy for half a second
+    talk.check(one_order=not was_away)
     for name in "abc":
-        assert list(processes[0][name].history()) == talk.listeners[name][0].heard
+        history = list(processes[0][name].history())
+        assert was_away or history == talk.listeners[name][0].heard
+        assert sorted(map(str, history)) == sorted(talk.said[name])
 
 
 def test_a_reply_that_is_lost_behind_the_script_stores_nothing_twice(
