@@ -17,8 +17,9 @@ from . import handshake
 from .connection import FAILING, OPEN, REMOTE_CLOSING
 from .errors import CloseCode, ConnectionClosed, HandshakeError, WebSocketError
 from .frames import close_payload
+from .known import Known
 from .late import LateSends
-from .loglines import describe, path_of, peer_of, printable
+from .loglines import describe, printable
 from .message import Prepared, Sendable, from_json, to_json
 from .opening import Opening, warn_of_subprotocols
 from .options import Options
@@ -61,7 +62,7 @@ class _ForViews(type):
         return [name for name in super().__dir__() if name not in _INTERNALS]
 
 
-class WebSocket(metaclass=_ForViews):
+class WebSocket(Known, metaclass=_ForViews):
     """A WebSocket as the view sees it, in environ["wsgi.websocket"].
 
     Any greenlet or thread may call any method at any time, but only one may wait in receive(). What another thread than
@@ -374,83 +375,12 @@ class WebSocket(metaclass=_ForViews):
         session = self._open()
         return session.connection.state is not OPEN or session.transport.broken
 
-    @property
-    def close_code(self) -> int | None:
-        """Code of the first Close either way, 1006 where the connection ended without; None while open."""
-        return self._session.connection.close_code if self._session else None
-
-    @property
-    def close_reason(self) -> str:
-        """Reason of the first Close either way, or what was seen instead of one."""
-        return self._session.connection.close_reason if self._session else ""
-
-    @property
-    def path(self) -> str:
-        """Path of the request, decoded, without its query string."""
-        return path_of(self.environ)
-
-    @property
-    def origin(self) -> str | None:
-        """The Origin header, None if the client sent none (it is no browser)."""
-        return self.environ.get("HTTP_ORIGIN")
-
-    @property
-    def version(self) -> str:
-        """Version of the WebSocket protocol."""
-        return handshake.VERSION
-
-    @property
-    def protocol(self) -> str | None:
-        """The subprotocol, under the name that gevent-websocket gave it."""
-        return self.subprotocol
-
-    @property
-    def remote_address(self) -> tuple[str, int] | None:
-        """(host, port) of the peer as the server saw it, None on a Unix socket."""
-        host = self.environ.get("REMOTE_ADDR")
-        return (host, int(self.environ.get("REMOTE_PORT") or 0)) if host else None
-
-    @property
-    def latency(self) -> float | None:
-        """Seconds that the last answered ping took, the keepalive's or ping()'s; None before the first."""
-        return self._session.keepalive.latency if self._session else None
-
-    @property
-    def messages_received(self) -> int:
-        """Messages received since the handshake, those that wait for the view included."""
-        return self._session.messages_received if self._session else 0
-
-    @property
-    def bytes_received(self) -> int:
-        """Bytes received since the handshake, frames and control frames included."""
-        return self._session.transport.bytes_received if self._session else 0
-
-    @property
-    def bytes_sent(self) -> int:
-        """Bytes handed to the kernel since the handshake began, the 101 response included."""
-        return self._session.transport.bytes_sent if self._session else 0
-
-    @property
-    def accepted(self) -> bool:
-        """Whether the handshake is complete."""
-        return self._session is not None
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether its socket is closed."""
-        return self._session is not None and self._session.transport.closed
+    # What servers, frameworks and rooms call
 
     @property
     def end_is_told(self) -> bool:
         """Whether the view knows of the end: receive() gave None, or a call of the view's raised ConnectionClosed."""
         return self._view is None
-
-    @property
-    def peer(self) -> str:
-        """The peer as logs show it."""
-        return peer_of(self.environ)
-
-    # What servers, frameworks and rooms call
 
     @property
     def options(self) -> Options:
