@@ -128,7 +128,11 @@ class Options(_Settings):
     deflate_context_takeover: bool = _option(
         False, "switch", "let compression look back at earlier messages, at the cost of memory for each connection"
     )
-    shutdown_code: int = _option(1012, "code", "close code sent when the server stops")
+    shutdown_code: int = _option(1012, "code", "close code sent when the server stops, or max_lifetime is over")
+    max_lifetime: float | None = _option(
+        None, "seconds", "time after which a connection is closed, or up to a fifth earlier", optional=True
+    )
+    expiry_code: int = _option(4401, "code", "close code sent at the moment that ws.accept(expires_at=...) names")
     hub_warning: float | None = _option(
         None, "seconds", "warn of what blocks the hub for this long, with its stack; --debug sets 0.5", optional=True
     )

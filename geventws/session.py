@@ -21,6 +21,7 @@ from .closing import Closing
 from .connection import CLOSED, FAILING, OPEN, REMOTE_CLOSING, Connection, Event, Ping, Pong
 from .errors import CloseCode
 from .keepalive import Keepalive
+from .lifetime import Lifetime
 from .loglines import describe, path_of, peer_of, printable
 from .options import Options
 from .transport import NO_MEMORY, Transport
@@ -42,6 +43,7 @@ class Session:
         "_closing",
         "_environ",
         "_hub",
+        "_lifetime",
         "_options",
         "_resuming",
         "_turns",
@@ -83,6 +85,7 @@ class Session:
         self._resuming = False  # _read_left() will be called
         self._watchers: tuple[Callable[[None], object], ...] = ()
         self._closing: Closing | None = None  # once a Close is due
+        self._lifetime = None if options.max_lifetime is None else Lifetime(options, self.close)
 
     def open(self, response: bytes, leftover: bytes) -> None:
         """Send the 101 response, and begin to read: what came behind the request first."""
@@ -123,6 +126,12 @@ class Session:
             self.go_on_reading()
         self._wake_all()
 
+    def expire_at(self, when: float) -> None:
+        """Close with expiry_code at this moment, seconds since the epoch; math.inf is never."""
+        if not self.transport.closed:
+            self._lifetime = self._lifetime or Lifetime(self._options, self.close)
+            self._lifetime.expire_at(when)
+
     def abandon(self) -> None:
         """Leave the connection to the process that this one was forked from."""
         self.transport.abandon()
@@ -136,6 +145,9 @@ class Session:
 
     def _cancel_deadlines(self) -> None:
         self.keepalive.cancel()
+        if self._lifetime is not None:
+            self._lifetime.cancel()
+            self._lifetime = None  # which holds this
         if self._closing is not None:
             self._closing.cancel()
             self._closing = None  # which holds this

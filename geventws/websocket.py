@@ -19,6 +19,7 @@ from .errors import CloseCode, ConnectionClosed, HandshakeError, WebSocketError
 from .frames import close_payload
 from .known import Known
 from .late import LateSends
+from .lifetime import moment
 from .loglines import describe, printable
 from .message import Prepared, Sendable, from_json, to_json
 from .opening import Opening, warn_of_subprotocols
@@ -131,15 +132,24 @@ class WebSocket(Known, metaclass=_ForViews):
 
     # The opening handshake
 
-    def accept(self, subprotocols: Sequence[str] = (), headers: handshake.Headers = (), **options: Any) -> None:
+    def accept(
+        self,
+        subprotocols: Sequence[str] = (),
+        headers: handshake.Headers = (),
+        *,
+        expires_at: float | None = None,
+        **options: Any,
+    ) -> None:
         """Complete the handshake now, with a choice of subprotocols, headers such as Set-Cookie, and options.
 
-        Any first use does the same without choices. Raises WebSocketError when it is too late, ValueError
-        for a header that may not be sent, TypeError for an option that does not exist.
+        Any first use does the same without choices. expires_at is the moment at which the connection closes with
+        expiry_code, in seconds since the epoch: the exp of a token. Raises WebSocketError when it is too late,
+        ValueError for a header that may not be sent, TypeError for an option that does not exist.
         """
         if here.hub is not self._hub:
-            self.on_hub(WebSocket.accept, subprotocols, headers, **options)
+            self.on_hub(WebSocket.accept, subprotocols, headers, expires_at=expires_at, **options)
             return
+        end = moment(expires_at)
         if "origins" in options:
             raise TypeError("origins are judged before the view runs: they are options of a route or the server")
         opening = self._opening
@@ -159,6 +169,8 @@ class WebSocket(Known, metaclass=_ForViews):
         self._opening = None
         self._session = session = Session(sock, self._hub, self.environ, chosen, agreement)
         session.open(response, leftover)
+        if expires_at is not None:
+            session.expire_at(end)
         chose = f", subprotocol {subprotocol}" if subprotocol else ""
         session.log(logging.INFO, "%s open%s", printable(self.path), chose)
         if opening.request.subprotocols and subprotocol is None:
@@ -366,6 +378,17 @@ class WebSocket(Known, metaclass=_ForViews):
             return
         close_payload(code, reason)  # an error of the caller's is one in every state
         self._open().close(code, reason)
+
+    def extend(self, expires_at: float | None) -> None:
+        """Close at this moment, seconds since the epoch, instead of the one that accept() was given; None is never.
+
+        The connection still ends with its max_lifetime. Raises TypeError or ValueError for what is no moment.
+        """
+        if here.hub is not self._hub:
+            self.on_hub(WebSocket.extend, expires_at)
+            return
+        end = moment(expires_at)
+        self._open().expire_at(end)
 
     # What is known of it
 

@@ -50,6 +50,8 @@ OPTIONS = {
     "deflate_context_takeover": ("on", True),
     "shutdown_code": ("1001", 1001),
     "hub_warning": ("2", 2.0),
+    "max_lifetime": ("1800", 1800.0),
+    "expiry_code": ("4001", 4001),
 }
 
 

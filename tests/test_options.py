@@ -30,6 +30,8 @@ DEFAULTS = {
     "deflate_context_takeover": False,
     "shutdown_code": 1012,
     "hub_warning": None,
+    "max_lifetime": None,
+    "expiry_code": 4401,
 }
 
 
@@ -76,6 +78,9 @@ def test_defaults_are_those_of_the_documents() -> None:
         ("deflate_window_bits", 15, 15),
         ("deflate_memory_level", 1, 1),
         ("deflate_memory_level", 9, 9),
+        ("max_lifetime", 1800, 1800.0),
+        ("max_lifetime", None, None),
+        ("expiry_code", 3000, 3000),
         ("shutdown_code", 1001, 1001),
         ("shutdown_code", 4999, 4999),
         ("hub_warning", 0.5, 0.5),
