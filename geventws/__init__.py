@@ -18,6 +18,7 @@ from .errors import (
 from .options import SWITCH, Options
 
 if TYPE_CHECKING:
+    from .census import LiveConnection, close_all, connections
     from .message import Prepared
     from .rooms import Rooms
     from .server import WebSocketHandler, WebSocketServer
@@ -27,12 +28,15 @@ else:
     # Imported when asked for: every run of pytest imports this package for its plugin, and may neither wait for
     # gevent nor have it before a conftest patches; and only the Worker needs gunicorn.
     _MODULES = {
+        "LiveConnection": "census",
         "Prepared": "message",
         "Rooms": "rooms",
         "WebSocket": "websocket",
         "WebSocketHandler": "server",
         "WebSocketServer": "server",
         "Worker": "worker",
+        "close_all": "census",
+        "connections": "census",
     }
 
     def __getattr__(name):
@@ -53,6 +57,7 @@ __all__ = [
     "ConnectionClosed",
     "HandshakeError",
     "InvalidPayload",
+    "LiveConnection",
     "MessageTooBig",
     "Options",
     "Prepared",
@@ -63,6 +68,8 @@ __all__ = [
     "WebSocketHandler",
     "WebSocketServer",
     "Worker",
+    "close_all",
+    "connections",
 ]
 
 

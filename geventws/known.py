@@ -5,6 +5,7 @@ Knows WSGI's environ and Session; knows neither view nor server.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from . import handshake
@@ -19,7 +20,13 @@ class Known:
 
     environ: dict[str, Any]
     subprotocol: str | None
+    _number: int
     _session: Session | None
+
+    @property
+    def id(self) -> str:
+        """Its name among those of this machine: the process's id and a number, such as 4711-17."""
+        return f"{os.getpid()}-{self._number}"
 
     @property
     def close_code(self) -> int | None:

@@ -74,6 +74,12 @@ def path_of(environ: dict[str, Any]) -> str:
     return path.encode("latin-1").decode(errors="replace")
 
 
+def route_of(environ: dict[str, Any]) -> str | None:
+    """Return the rule of a request's URL, where Werkzeug has matched it."""
+    rule = getattr(environ.get("werkzeug.request"), "url_rule", None)
+    return None if rule is None else str(rule)
+
+
 def describe(event: object) -> str:
     """Return an event, or a message on its way out, as a line of the log shows it."""
     if isinstance(event, Prepared):

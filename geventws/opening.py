@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from . import handshake, loglines, permessage_deflate
 from .deadlines import Deadline
 from .errors import HandshakeError
-from .loglines import printable
+from .loglines import printable, route_of
 from .options import Options
 
 log = logging.getLogger("geventws")
@@ -96,8 +96,7 @@ class Opening:
 
 def warn_of_subprotocols(environ: dict[str, Any], peer: str, path: str, offered: Sequence[str]) -> None:
     """Say once for each route why browsers will leave: RFC 6455 §4.1 does not ask it of them, WHATWG's API does."""
-    rule = getattr(environ.get("werkzeug.request"), "url_rule", None)
-    route = str(rule or path)
+    route = route_of(environ) or path
     if route not in _warned and len(_warned) < MOST_WARNED:
         _warned.add(route)
         loglines.write(

@@ -19,7 +19,7 @@ from .errors import may_travel
 log = logging.getLogger("geventws")
 
 PREFIX = "GEVENTWS_"
-OTHER_VARIABLES = {"GEVENTWS_BUS", "GEVENTWS_COMPAT", "GEVENTWS_PURE"}  # that are no options
+OTHER_VARIABLES = {"GEVENTWS_BUS", "GEVENTWS_COMPAT", "GEVENTWS_LIVE", "GEVENTWS_PURE"}  # that are no options
 OFF = frozenset({"off", "none", "never"})
 SWITCH = {"on": True, "yes": True, "true": True, "1": True, "off": False, "no": False, "false": False, "0": False}
 LONGEST = 1e9  # seconds

@@ -6,6 +6,7 @@ server nor framework.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from time import monotonic, time
@@ -34,6 +35,9 @@ T = TypeVar("T")
 
 # Message size, in characters or bytes, from which header and payload go to the kernel without being joined before.
 LARGE = 16_384
+
+_numbers = itertools.count(1)
+
 
 # What servers, frameworks and rooms call.
 _INTERNALS = {
@@ -82,6 +86,7 @@ class WebSocket(Known, metaclass=_ForViews):
         "_end_told",
         "_hub",
         "_late",
+        "_number",
         "_opening",
         "_options",
         "_session",
@@ -119,6 +124,7 @@ class WebSocket(Known, metaclass=_ForViews):
         self._opening: Opening | None = Opening(sock, take_leftover, on_accept, request, refusal)  # until the 101
         self._session: Session | None = None  # from then on
         self._options = options
+        self._number = next(_numbers)
         self._hub = home()
         self._view: Any = None  # who is to be told of the end, where there is one that does not know yet
         self._streak = streak_of_hub()

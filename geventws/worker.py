@@ -24,6 +24,7 @@ import gevent
 from gevent.server import StreamServer
 
 from . import handshake
+from .census import publish
 from .errors import MissingPackage
 from .frameworks import expect_disconnects, why_no_app
 from .gateway import Gateway, TakenSocket, Upgrade
@@ -312,6 +313,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         if not logger.hasHandlers() and isinstance(theirs[0], logging.Logger):  # the app chose no place for it
             logger.handlers = theirs[0].handlers
             logger.setLevel(theirs[0].level)
+        publish()
 
     def server_class(self, listener: Any, *, spawn: Any, ssl_context: Any = None, **unused: Any) -> StreamServer:
         """Return the server for one listener; gunicorn's gevent worker calls this where a class is set."""

@@ -79,6 +79,17 @@ def test_help_shows_what_is_for_views() -> None:
     # A name of a method or attribute stands behind one bar, its text further in.
     shown = {found[1] for found in re.finditer(r"^ \|  ([a-z]\w*)(?:\(|$)", text, re.MULTILINE)}
     methods = {"accept", "close", "extend", "ping", "post", "receive", "receive_json", "send", "send_json"}
-    known = {"accepted", "close_code", "close_reason", "closed", "latency", "origin", "path", "peer", "remote_address"}
+    known = {
+        "accepted",
+        "close_code",
+        "close_reason",
+        "closed",
+        "id",
+        "latency",
+        "origin",
+        "path",
+        "peer",
+        "remote_address",
+    }
     counted = {"bytes_received", "bytes_sent", "messages_received", "messages_sent", "opened_at"}
     assert shown == methods | known | counted | {"before_wait", "environ", "protocol", "subprotocol", "version"}

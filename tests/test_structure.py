@@ -61,6 +61,7 @@ FLOORS = {
     "gateway": 8,
     "listener": 8,
     "monitor": 8,
+    "census": 9,
     "server": 9,
     "worker": 9,
     "flask": 9,
@@ -71,6 +72,7 @@ FLOORS = {
     "__init__": 10,
     "command/apps": 10,
     "command/listen": 10,
+    "command/live": 10,
     "command/reload": 10,
     "command/tls": 10,
     "command/arguments": 11,
@@ -79,6 +81,7 @@ FLOORS = {
 }
 # An option that is a close code asks errors which may travel.
 # Transport, WebSocket and Room are each a floor of several files. GEVENTWS_COMPAT=1 has __init__ import compat.
+# census asks the gateway, and each worker has it listen for those who ask.
 NEIGHBOURS = {
     ("options", "errors"),
     ("transport", "deadlines"),
@@ -105,6 +108,7 @@ NEIGHBOURS = {
     ("rooms/span", "rooms/orders"),
     ("rooms/room", "rooms/home"),
     ("rooms/room", "rooms/lane"),
+    ("worker", "census"),
     ("__init__", "compat"),
 }
 

@@ -18,6 +18,7 @@ from gevent.event import Event
 from gevent.pool import Pool
 
 from .. import __version__
+from ..census import publish
 from ..server import WebSocketServer
 from . import MISTAKES, complain
 from .apps import debugged, load_app, load_flask_app
@@ -61,6 +62,7 @@ def _start(chosen: argparse.Namespace, options: dict[str, Any], tls: ssl.SSLCont
     ssl_args = {"ssl_context": tls} if tls else {}
     server = WebSocketServer(listener, app, options=options, spawn=Pool(), log=access_log, error_log=log, **ssl_args)
     server.start()
+    publish()
     log.info("geventws %s serves %s on %s", __version__, name, _url(chosen, listener))
     return server
 
