@@ -13,9 +13,9 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Sequence
 
-from .command import serve
+from .command import live, serve
 
-COMMANDS = {"serve": serve.main}
+COMMANDS = {"live": live.main, "serve": serve.main}
 
 
 def main(words: Sequence[str]) -> int:

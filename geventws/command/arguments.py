@@ -35,6 +35,8 @@ The word serve may be left out.
       what create_app() returns; restarts when the code changes
   python -m geventws app:app --bind :8443 --certfile cert.pem --keyfile key.pem
       https and wss, on all addresses of this machine
+  python -m geventws live
+      the WebSockets that are open on this machine; see live --help
 """
 
 
