@@ -42,6 +42,8 @@ _OPTIONS = {field.name for field in dataclasses.fields(Options)}
 _OPTIONS_OF_ALL = {
     "max_connections": "counts the WebSockets of all routes",
     "shutdown_code": "is for all that are open when the server stops",
+    "shutdown_reason": "is for all that are open when the server stops",
+    "closes_per_second": "is for all that are open when the server stops",
     "hub_warning": "is for the whole process",
 }
 SHARED = ":websocket"  # behind the endpoint of a WebSocket view of which a page has the name

@@ -21,7 +21,7 @@ from weakref import WeakSet
 import gevent
 from gevent.event import Event
 
-from . import handshake
+from . import handshake, loglines
 from .errors import CloseCode, ConnectionClosed, HandshakeError, WebSocketError
 from .frameworks import (
     expect_disconnects_here,
@@ -42,8 +42,8 @@ except ImportError:  # Windows
 log = logging.getLogger("geventws")
 
 KILLED_GRACE = 0.3  # seconds for the peer of a killed view to take the Close: who kills does not wait long
+CLOSING_PAUSE = 0.05  # seconds between two batches of closes at shutdown; longer, where each may hold but one
 DEAF_GRACE = 2.0  # seconds, at shutdown, for a view to notice that its socket is closed
-CLOSES_PER_SECOND = 1000  # at shutdown, so that the clients' return does not come as one wave
 
 ORIGIN_HINT = (
     "; if it is yours, add it to the option origins, or have nginx pass on the host that the browser "
@@ -241,19 +241,24 @@ class Gateway:
     def stop(self, within: float) -> None:
         """Refuse new WebSockets, close the live ones with shutdown_code, and return when their views have ended.
 
-        The closes are spread over time. A view that has not noticed the end of its WebSocket after DEAF_GRACE
-        seconds waits for something else, and is killed. So is any view that is still there after `within` seconds.
+        The closes are spread over time, so that the clients' return does not come as one wave. A view that has not
+        noticed the end of its WebSocket after DEAF_GRACE seconds waits for something else, and is killed. So is any
+        view that is still there after `within` seconds.
         """
         self.begin_stop()
         end = monotonic() + within
-        pause = 0.05  # seconds
-        batch = math.ceil(max(CLOSES_PER_SECOND, len(self.live) / (within / 2)) * pause)
+        rate = max(self.options.closes_per_second, len(self.live) / (within / 2))
+        batch = math.ceil(rate * CLOSING_PAUSE)
+        pause = batch / rate
+        if self.live:
+            seconds = len(self.live) / rate
+            loglines.write(log, logging.INFO, "stopping: closing %d WebSockets within %.1f s", len(self.live), seconds)
         ended: dict[WebSocket, float] = {}
         while self.live and monotonic() < end:
             self._kill_deaf(ended)
             waiting = [ws for ws in self.live if ws.accepted and not ws.closed]
             for ws in waiting[:batch]:
-                ws.close(self.options.shutdown_code, "server restarting")
+                ws.close(self.options.shutdown_code, self.options.shutdown_reason)
             self._idle.wait(min(pause, max(end - monotonic(), 0)))
         for greenlet in list(self.live.values()):
             gevent.kill(greenlet)

@@ -23,6 +23,7 @@ OTHER_VARIABLES = {"GEVENTWS_BUS", "GEVENTWS_COMPAT", "GEVENTWS_LIVE", "GEVENTWS
 OFF = frozenset({"off", "none", "never"})
 SWITCH = {"on": True, "yes": True, "true": True, "1": True, "off": False, "no": False, "false": False, "0": False}
 LONGEST = 1e9  # seconds
+LONGEST_REASON = 123  # bytes; RFC 6455 §5.5 leaves a control frame 125, of which the code takes 2
 
 
 # Grammar that options share with what comes on the wire.
@@ -133,6 +134,10 @@ class Options(_Settings):
         None, "seconds", "time after which a connection is closed, or up to a fifth earlier", optional=True
     )
     expiry_code: int = _option(4401, "code", "close code sent at the moment that ws.accept(expires_at=...) names")
+    shutdown_reason: str = _option("server restarting", "text", "close reason sent when the server stops")
+    closes_per_second: int = _option(
+        1000, "count", "WebSockets closed in a second when the server stops, or more where its time is short"
+    )
     hub_warning: float | None = _option(
         None, "seconds", "warn of what blocks the hub for this long, with its stack; --debug sets 0.5", optional=True
     )
@@ -190,6 +195,8 @@ def parse(field: dataclasses.Field[Any], text: str, name: str) -> Any:
     kind, text = field.metadata["kind"], text.strip()
     if kind in {"origins", "tokens"}:
         return check(field, text.replace(",", " ").split(), name)
+    if kind == "text":
+        return check(field, text, name)
     if kind == "switch":
         if text.lower() not in SWITCH:
             raise ValueError(f"{name} must be on or off, not {text!r}")
@@ -212,6 +219,8 @@ def check(field: dataclasses.Field[Any], value: Any, name: str) -> Any:
     kind = field.metadata["kind"]
     if kind in {"origins", "tokens"}:
         return _check_list(kind, value, name)
+    if kind == "text":
+        return _check_text(value, name)
     if kind == "switch":
         if not isinstance(value, bool):
             raise TypeError(f"{name} must be True or False, not {value!r}")
@@ -238,6 +247,18 @@ def check(field: dataclasses.Field[Any], value: Any, name: str) -> Any:
 def _or_off(field: dataclasses.Field[Any], name: str) -> str:
     """Return how to switch the option off: in Python None, in a variable or flag the word off."""
     return f" or {'None' if name == field.name else 'off'}" if field.metadata["optional"] else ""
+
+
+def _check_text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, not {value!r}")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} must be text that UTF-8 can hold, not {value!r}") from None
+    if size > LONGEST_REASON:
+        raise ValueError(f"{name} must be at most {LONGEST_REASON} bytes of UTF-8, not {size}: {value!r}")
+    return value
 
 
 def _check_list(kind: str, value: Any, name: str) -> tuple[str, ...]:

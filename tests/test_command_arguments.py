@@ -49,6 +49,8 @@ OPTIONS = {
     "deflate_memory_level": ("5", 5),
     "deflate_context_takeover": ("on", True),
     "shutdown_code": ("1001", 1001),
+    "shutdown_reason": ("back at noon, we hope", "back at noon, we hope"),
+    "closes_per_second": ("50", 50),
     "hub_warning": ("2", 2.0),
     "max_lifetime": ("1800", 1800.0),
     "expiry_code": ("4001", 4001),
@@ -105,7 +107,7 @@ def test_help_explains_every_flag(tmp_path: Path) -> None:
 
 def test_help_shows_unit_and_default_of_every_option(tmp_path: Path) -> None:
     text = run(tmp_path, "--help").stdout
-    units = {"bytes": "BYTES", "seconds": "SECONDS", "count": "N", "code": "CODE", "switch": "on|off"}
+    units = {"bytes": "BYTES", "seconds": "SECONDS", "count": "N", "code": "CODE", "switch": "on|off", "text": "TEXT"}
     switch = {True: "on", False: "off"}
     for field in dataclasses.fields(geventws.Options):
         unit = units.get(field.metadata["kind"], "LIST")

@@ -395,7 +395,13 @@ def test_options_hold_on_a_blueprint_in_each_app_of_a_factory() -> None:
 @pytest.mark.parametrize("field", dataclasses.fields(geventws.Options), ids=lambda field: str(field.name))
 def test_each_option_is_one_of_a_route_or_says_why_not(field: dataclasses.Field[Any]) -> None:
     options: dict[str, Any] = {field.name: field.default}
-    if field.name in {"max_connections", "shutdown_code", "hub_warning"}:
+    if field.name in {
+        "max_connections",
+        "shutdown_code",
+        "shutdown_reason",
+        "closes_per_second",
+        "hub_warning",
+    }:
         with pytest.raises(TypeError, match=f"{field.name} .*an option of the server"):
             Sockets().route("/", **options)
         return

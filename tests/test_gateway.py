@@ -8,6 +8,7 @@ import resource
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -336,6 +337,37 @@ def test_stop_closes_all_with_the_shutdown_code_and_returns_when_the_views_have_
     assert [each.closes() for each in asked] == [Close(1001, "server restarting")] * 3
     stopping.get(timeout=WITHIN)
     assert not gateway.live
+
+
+def test_stop_says_how_many_it_closes_and_closes_no_more_in_a_second(
+    ask: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "geventws")
+    gateway = Gateway(Options(closes_per_second=4, shutdown_reason="back at noon"))
+    closed_at: list[float] = []
+
+    def noting(ws: WebSocket) -> None:
+        wait(ws)
+        closed_at.append(monotonic())
+
+    asked = [ask(of_view(noting), gateway) for _ in range(4)]
+    settle()
+    stopping = gevent.spawn(gateway.stop, WITHIN)
+    assert [each.closes() for each in asked] == [Close(1012, "back at noon")] * 4
+    stopping.get(timeout=WITHIN)
+    assert closed_at[-1] - closed_at[0] > 0.6  # seconds; three pauses of 0.25
+    assert "stopping: closing 4 WebSockets within 1.0 s" in caplog.messages
+
+
+def test_stop_closes_more_in_a_second_where_its_time_is_short(ask: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "geventws")
+    gateway = Gateway(Options(closes_per_second=1))
+    asked = [ask(of_view(wait), gateway) for _ in range(30)]
+    settle()
+    stopping = gevent.spawn(gateway.stop, 10)
+    assert [each.closes().code for each in asked] == [1012] * 30
+    stopping.get(timeout=WITHIN)
+    assert "stopping: closing 30 WebSockets within 5.0 s" in caplog.messages
 
 
 def test_stop_kills_a_view_that_does_not_notice_the_end(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,8 @@ DEFAULTS = {
     "deflate_memory_level": 8,
     "deflate_context_takeover": False,
     "shutdown_code": 1012,
+    "shutdown_reason": "server restarting",
+    "closes_per_second": 1000,
     "hub_warning": None,
     "max_lifetime": None,
     "expiry_code": 4401,
@@ -83,6 +85,9 @@ def test_defaults_are_those_of_the_documents() -> None:
         ("expiry_code", 3000, 3000),
         ("shutdown_code", 1001, 1001),
         ("shutdown_code", 4999, 4999),
+        ("shutdown_reason", "", ""),
+        ("shutdown_reason", "\xe9" * 61, "\xe9" * 61),
+        ("closes_per_second", 1, 1),
         ("hub_warning", 0.5, 0.5),
         ("hub_warning", None, None),
     ],
@@ -93,7 +98,7 @@ def test_good_value_is_kept(name: str, value: Any, kept: Any) -> None:
 
 
 WHOLE = (
-    "max_message_size", "max_queue", "max_outbox", "max_connections",
+    "max_message_size", "max_queue", "max_outbox", "max_connections", "closes_per_second",
     "deflate_threshold", "deflate_level", "deflate_window_bits", "deflate_memory_level",
 )  # fmt: skip
 SECONDS = ("send_timeout", "ping_interval", "ping_timeout", "close_timeout", "accept_after", "hub_warning")
@@ -105,6 +110,7 @@ WRONG = [
     *((name, 10) for name in ("deflate_level", "deflate_memory_level")),
     *((name, value) for name in SECONDS for value in (0, -1.0, "1", True, math.nan, math.inf, 1e9, [1])),
     *(("shutdown_code", value) for value in (999, 1005, 1006, 1015, 2999, 5000, "1012", 1012.0, True)),
+    *(("shutdown_reason", value) for value in (None, 1, b"bytes", "\xe9" * 62, "\ud800")),
     *((name, value) for name in ("origins", "subprotocols") for value in (None, 1, "", [""], [1], [None], [b"a"])),
     *(("subprotocols", value) for value in ("chat, superchat", ["a b"], ["a/b"], ["gr\xfcn"])),
     *(("origins", value) for value in
@@ -205,6 +211,9 @@ def test_variables_that_are_no_options_but_mean_something_are_left_alone(caplog:
         ("DEFLATE_CONTEXT_TAKEOVER", " YES ", True),
         ("DEFLATE_WINDOW_BITS", "12", 12),
         ("SHUTDOWN_CODE", "1001", 1001),
+        ("SHUTDOWN_REASON", "back at noon, we hope", "back at noon, we hope"),
+        ("SHUTDOWN_REASON", "", ""),
+        ("CLOSES_PER_SECOND", "50", 50),
         ("HUB_WARNING", "0.5", 0.5),
         ("HUB_WARNING", "off", None),
     ],
@@ -234,6 +243,8 @@ def test_variable_sets_its_option_alone(variable: str, text: str, kept: Any) -> 
         ("DEFLATE_WINDOW_BITS", "8"),
         ("SHUTDOWN_CODE", "1006"),
         ("SHUTDOWN_CODE", "off"),
+        ("SHUTDOWN_REASON", "a" * 124),
+        ("CLOSES_PER_SECOND", "off"),
         ("ORIGINS", "https://app.example/"),
     ],
 )

@@ -490,12 +490,13 @@ def test_preload_with_the_patch_in_the_configuration(tmp_path: Path, count: str)
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
-def test_shutdown_code_is_an_option_and_a_unix_socket_is_removed(tmp_path: Path, front_end: str) -> None:
-    env = {"GEVENTWS_SHUTDOWN_CODE": "1001"}
+def test_what_is_said_at_the_stop_is_an_option_and_a_unix_socket_is_removed(tmp_path: Path, front_end: str) -> None:
+    env = {"GEVENTWS_SHUTDOWN_CODE": "1001", "GEVENTWS_SHUTDOWN_REASON": "back at noon"}
     with serve(APP, tmp_path, front_end=front_end, unix=True, env=env) as server, server.connect("/echo") as ws:
         server.process.send_signal(signal.SIGTERM)
-        assert closing(ws) == (1001, "server restarting")
+        assert closing(ws) == (1001, "back at noon")
         assert exit_status(server) == 0
+        assert re.search(r"INFO.* stopping: closing 1 WebSockets within 0\.0 s", server.log)
         assert not (tmp_path / "server.sock").exists()
         assert_left_by_themselves(server)
 

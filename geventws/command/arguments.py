@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from .. import __version__
 from ..options import Options, RequestLimits, parse
 
-METAVARS = {"bytes": "BYTES", "seconds": "SECONDS", "code": "CODE", "count": "N", "switch": "on|off"}
+METAVARS = {"bytes": "BYTES", "seconds": "SECONDS", "code": "CODE", "count": "N", "switch": "on|off", "text": "TEXT"}
 FLAGS_OF_FLASK_RUN = {
     **dict.fromkeys(("--host", "-p", "--port"), "--bind HOST:PORT"),
     "--cert": "--certfile FILE",
