@@ -130,14 +130,14 @@ class Options(_Settings):
         False, "switch", "let compression look back at earlier messages, at the cost of memory for each connection"
     )
     shutdown_code: int = _option(1012, "code", "close code sent when the server stops, or max_lifetime is over")
-    max_lifetime: float | None = _option(
-        None, "seconds", "time after which a connection is closed, or up to a fifth earlier", optional=True
-    )
-    expiry_code: int = _option(4401, "code", "close code sent at the moment that ws.accept(expires_at=...) names")
     shutdown_reason: str = _option("server restarting", "text", "close reason sent when the server stops")
     closes_per_second: int = _option(
         1000, "count", "WebSockets closed in a second when the server stops, or more where its time is short"
     )
+    max_lifetime: float | None = _option(
+        None, "seconds", "time after which a connection is closed, or up to a fifth earlier", optional=True
+    )
+    expiry_code: int = _option(4401, "code", "close code sent at the moment that ws.accept(expires_at=...) names")
     hub_warning: float | None = _option(
         None, "seconds", "warn of what blocks the hub for this long, with its stack; --debug sets 0.5", optional=True
     )

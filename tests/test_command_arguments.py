@@ -51,9 +51,9 @@ OPTIONS = {
     "shutdown_code": ("1001", 1001),
     "shutdown_reason": ("back at noon, we hope", "back at noon, we hope"),
     "closes_per_second": ("50", 50),
-    "hub_warning": ("2", 2.0),
     "max_lifetime": ("1800", 1800.0),
     "expiry_code": ("4001", 4001),
+    "hub_warning": ("2", 2.0),
 }
 
 

@@ -31,9 +31,9 @@ DEFAULTS = {
     "shutdown_code": 1012,
     "shutdown_reason": "server restarting",
     "closes_per_second": 1000,
-    "hub_warning": None,
     "max_lifetime": None,
     "expiry_code": 4401,
+    "hub_warning": None,
 }
 
 
@@ -101,7 +101,15 @@ WHOLE = (
     "max_message_size", "max_queue", "max_outbox", "max_connections", "closes_per_second",
     "deflate_threshold", "deflate_level", "deflate_window_bits", "deflate_memory_level",
 )  # fmt: skip
-SECONDS = ("send_timeout", "ping_interval", "ping_timeout", "close_timeout", "accept_after", "hub_warning")
+SECONDS = (
+    "send_timeout",
+    "ping_interval",
+    "ping_timeout",
+    "close_timeout",
+    "accept_after",
+    "max_lifetime",
+    "hub_warning",
+)
 WRONG = [
     *((name, value) for name in WHOLE for value in (0, -1, 1.5, "1", True, math.inf, [1])),
     *((name, None) for name in ("max_message_size", "max_queue", "max_outbox", "close_timeout", "shutdown_code")),
