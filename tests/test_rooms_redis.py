@@ -181,6 +181,12 @@ def test_namespaces_and_databases_are_apart(make: Make, opened: Opener, redis_se
     assert mine["lobby"].history() == ["for you"]
 
 
+def test_a_burst_that_is_larger_than_the_buffer_waits_for_a_bus_that_is_there(make: Make, opened: Opener) -> None:
+    (ann, hers) = join(make(buffer=100), opened)
+    opened.spawn(lambda: [ann.room.broadcast(str(number)) for number in range(2000)])
+    assert received(hers, 2000) == [str(number) for number in range(2000)]
+
+
 def test_large_messages_arrive(make: Make, opened: Opener) -> None:
     one, other = make(), make()
     (ann, _), (_, his) = join(one, opened), join(other, opened)

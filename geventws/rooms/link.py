@@ -18,7 +18,7 @@ from ..turns import pause
 from .bus import CONTROL, Away, Bus, Refused
 from .envelope import content, parse_member
 from .presence import Present
-from .publisher import LARGEST, Buffer, Health, Outgoing, Publisher
+from .publisher import Buffer, Health, Outgoing, Publisher
 
 CONFIRM = 10.0  # seconds that who waits for the bus anyway waits at most
 
@@ -96,7 +96,7 @@ class Link:
         return None if confirm is None else self._wait(publisher, outgoing, confirm)
 
     def _hold_back(self, publisher: Publisher) -> None:
-        while publisher.size > LARGEST and not self.health.is_away and getcurrent() is not get_hub():
+        while publisher.is_full and not self.health.is_away and getcurrent() is not get_hub():
             pause()
 
     def _wait(self, publisher: Publisher, outgoing: Outgoing, seconds: float) -> str | None:

@@ -24,6 +24,7 @@ log = logging.getLogger("geventws")
 
 MOST = 200  # messages of a batch
 LARGEST = 1 << 20  # bytes of a batch
+MOST_AHEAD = 5 * MOST  # messages that wait before who says more waits as well
 GRACE = 0.5  # seconds that a bus may be gone before it counts as away
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts
 
@@ -187,6 +188,12 @@ class Publisher:
         if self._greenlet is None or self._greenlet.dead:
             self._greenlet = gevent.spawn_raw(self._run)
         return outgoing
+
+    @property
+    def is_full(self) -> bool:
+        """Whether who can wait does so before saying more, while the bus takes what there is."""
+        most = min(MOST_AHEAD, self._buffer.messages)
+        return bool(self.waiting) and (len(self.waiting) >= most or self.size > min(LARGEST, self._buffer.size))
 
     def _check_room(self, size: int) -> None:
         buffer = self._buffer
