@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import subprocess
@@ -202,9 +203,11 @@ def test_a_room_in_which_nothing_was_said_has_lost_nothing_whatever_others_have(
 ) -> None:
     monkeypatch.setattr(home, "MOST_LOSSES", 2)
     rooms = Rooms(linger=0, history_seconds=0.05)
-    at = rooms["quiet"].join(opened()[0]).position
-    rooms["quiet"].close()
-    until(lambda: "quiet" not in rooms._home.rooms, "end of the room")
+    ws, _ = opened()
+    at = rooms["quiet"].join(ws).position
+    rooms["quiet"].leave(ws)
+    gc.collect()
+    assert "quiet" not in rooms._home.rooms
     for number in range(others):
         expire(rooms, f"room {number}")
     ws, _ = opened()
