@@ -27,10 +27,11 @@ import pytest
 import websocket
 from werkzeug.security import generate_password_hash
 
-from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, missing, node_modules, serve
+from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, missing, node_modules, serve, wait_for
 from .test_readme import blocks
 
-pytestmark = pytest.mark.slow  # it starts servers or installs packages
+# A browser beside other browsers, on two cores, may be held up for longer than a page waits.
+pytestmark = [pytest.mark.slow, pytest.mark.flaky(reruns=2)]
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -470,9 +471,9 @@ def test_messages_that_a_hidden_page_got_are_counted_in_its_title(chromium: Brow
     hide += "document.dispatchEvent(new Event('visibilitychange')); }"
     mara.page.evaluate(hide, True)
     jonas.say("one")
-    mara.page.wait_for_function("document.title.startsWith('(1) ')")
+    wait_for(lambda: mara.page.title().startswith("(1) "), "count in the title")
     mara.page.evaluate(hide, False)
-    mara.page.wait_for_function("title => document.title === title", arg=title)
+    wait_for(lambda: mara.page.title() == title, "title without a count")
 
 
 def test_three_files_of_which_one_is_cancelled_and_one_refused(chromium: Browser, room: Chat) -> None:

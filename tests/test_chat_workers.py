@@ -21,7 +21,8 @@ from .test_chat import chromium as chromium  # a fixture
 from .test_chat import fresh as fresh
 from .test_chat import instance as instance
 
-pytestmark = pytest.mark.slow  # it starts servers and a browser
+# A browser beside other browsers, on two cores, may be held up for longer than a page waits.
+pytestmark = [pytest.mark.slow, pytest.mark.flaky(reruns=2)]
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -25,7 +25,8 @@ from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, missing, node_modules, 
 from .test_chat import start_chromium
 from .test_readme import blocks
 
-pytestmark = pytest.mark.slow  # it starts servers, browsers or installs packages
+# A browser beside other browsers, on two cores, may be held up for longer than a page waits.
+pytestmark = [pytest.mark.slow, pytest.mark.flaky(reruns=2)]
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
