@@ -23,12 +23,15 @@ from .errors import CloseCode
 from .keepalive import Keepalive
 from .lifetime import Lifetime
 from .loglines import describe, path_of, peer_of, printable
+from .message import Prepared, Sendable
 from .options import Options
 from .transport import NO_MEMORY, Transport
 from .turns import TURN, Turns, streak_of_hub, turns
 
 log = logging.getLogger("geventws")
 
+# Message size, in characters or bytes, from which header and payload go to the kernel without being joined before.
+LARGE = 16_384
 # What a peer may have inflated at a time, before others have their turn.
 SHARE = 65_536  # bytes
 # The same once the pass of the loop has done its work. A message of this size or more takes two turns, and reading
@@ -108,6 +111,21 @@ class Session:
         """Whether the peer has all that it was sent, and neither end has begun to close."""
         transport = self.transport
         return not transport.blocked and not transport.broken and self.connection.state is OPEN
+
+    def send(self, message: Sendable | Prepared, binary: bool | None, *, more: bool) -> bool:
+        """Have a message's frame leave, or gather where more is true; return whether the peer still takes data."""
+        connection, transport = self.connection, self.transport
+        if (type(message) is str or type(message) is bytes) and len(message) >= LARGE:
+            header, frame = connection.encode_parts(message, binary)
+            transport.write(header, more=True)
+        else:
+            frame = connection.encode_message(message, binary)
+        transport.write(frame, more=more)
+        if transport.broken:
+            return False
+        if self.debug:
+            self.log(logging.DEBUG, "> %s", describe(message))
+        return True
 
     # The end
 

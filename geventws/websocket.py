@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,14 +19,14 @@ from . import handshake
 from .connection import FAILING, OPEN, REMOTE_CLOSING
 from .errors import CloseCode, ConnectionClosed, HandshakeError, WebSocketError
 from .frames import close_payload
-from .known import Known
 from .late import LateSends
 from .lifetime import moment
-from .loglines import describe, printable
+from .loglines import describe, path_of, peer_of, printable
 from .message import Prepared, Sendable, from_json, to_json
 from .opening import Opening, warn_of_subprotocols
 from .options import Options
 from .session import Session
+from .shown import ForViews
 from .threads import HubEnded, call, here, home
 from .turns import TURN, pause, streak_of_hub
 
@@ -33,41 +34,10 @@ log = logging.getLogger("geventws")
 
 T = TypeVar("T")
 
-# Message size, in characters or bytes, from which header and payload go to the kernel without being joined before.
-LARGE = 16_384
-
 _numbers = itertools.count(1)
 
 
-# What servers, frameworks and rooms call.
-_INTERNALS = {
-    "abandon",
-    "accept_no_more",
-    "accept_soon",
-    "answer",
-    "belongs_to",
-    "closed_error",
-    "deliver",
-    "end_is_told",
-    "finish",
-    "has_ended",
-    "hub",
-    "on_hub",
-    "options",
-    "prepare",
-    "refusal",
-    "session",
-}
-
-
-class _ForViews(type):
-    """A class that help() and dir() show as views may use it."""
-
-    def __dir__(cls) -> list[str]:
-        return [name for name in super().__dir__() if name not in _INTERNALS]
-
-
-class WebSocket(Known, metaclass=_ForViews):
+class WebSocket(metaclass=ForViews):
     """A WebSocket as the view sees it, in environ["wsgi.websocket"].
 
     Any greenlet or thread may call any method at any time, but only one may wait in receive(). What another thread than
@@ -331,18 +301,9 @@ class WebSocket(Known, metaclass=_ForViews):
 
     def _write(self, session: Session, message: Sendable | Prepared, binary: bool | None) -> None:
         """Have the frame of a message leave, with the next ones where more messages wait for the view."""
-        connection, transport = session.connection, session.transport
-        if (type(message) is str or type(message) is bytes) and len(message) >= LARGE:
-            header, frame = connection.encode_parts(message, binary)
-            transport.write(header, more=True)
-        else:
-            frame = connection.encode_message(message, binary)
-        transport.write(frame, more=(True if session.queue else connection.limited) if self._turn_ends else False)
-        if transport.broken:
-            return
-        self.messages_sent += 1
-        if session.debug:
-            session.log(logging.DEBUG, "> %s", describe(message))
+        more = (True if session.queue else session.connection.limited) if self._turn_ends else False
+        if session.send(message, binary, more=more):
+            self.messages_sent += 1
 
     def _drop_or_raise(self, session: Session) -> None:
         """Drop a message as it would have been a moment earlier, until the view knows, or raise ConnectionClosed.
@@ -403,6 +364,82 @@ class WebSocket(Known, metaclass=_ForViews):
         """Whether the connection has ended or begun to end: no message sent now would be answered."""
         session = self._open()
         return session.connection.state is not OPEN or session.transport.broken
+
+    @property
+    def id(self) -> str:
+        """Its name among those of this machine: the process's id and a number, such as 4711-17."""
+        return f"{os.getpid()}-{self._number}"
+
+    @property
+    def close_code(self) -> int | None:
+        """Code of the first Close either way, 1006 where the connection ended without; None while open."""
+        return self._session.connection.close_code if self._session else None
+
+    @property
+    def close_reason(self) -> str:
+        """Reason of the first Close either way, or what was seen instead of one."""
+        return self._session.connection.close_reason if self._session else ""
+
+    @property
+    def path(self) -> str:
+        """Path of the request, decoded, without its query string."""
+        return path_of(self.environ)
+
+    @property
+    def origin(self) -> str | None:
+        """The Origin header, None if the client sent none (it is no browser)."""
+        return self.environ.get("HTTP_ORIGIN")
+
+    @property
+    def version(self) -> str:
+        """Version of the WebSocket protocol."""
+        return handshake.VERSION
+
+    @property
+    def protocol(self) -> str | None:
+        """The subprotocol, under the name that gevent-websocket gave it."""
+        return self.subprotocol
+
+    @property
+    def remote_address(self) -> tuple[str, int] | None:
+        """(host, port) of the peer as the server saw it, None on a Unix socket."""
+        host = self.environ.get("REMOTE_ADDR")
+        return (host, int(self.environ.get("REMOTE_PORT") or 0)) if host else None
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds that the last answered ping took, the keepalive's or ping()'s; None before the first."""
+        return self._session.keepalive.latency if self._session else None
+
+    @property
+    def messages_received(self) -> int:
+        """Messages received since the handshake, those that wait for the view included."""
+        return self._session.messages_received if self._session else 0
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes received since the handshake, frames and control frames included."""
+        return self._session.transport.bytes_received if self._session else 0
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes handed to the kernel since the handshake began, the 101 response included."""
+        return self._session.transport.bytes_sent if self._session else 0
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the handshake is complete."""
+        return self._session is not None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its socket is closed."""
+        return self._session is not None and self._session.transport.closed
+
+    @property
+    def peer(self) -> str:
+        """The peer as logs show it."""
+        return peer_of(self.environ)
 
     # What servers, frameworks and rooms call
 

@@ -47,13 +47,6 @@ def errors() -> Iterator[Any]:
         yield errors
 
 
-@pytest.fixture
-def opened(certificate: Certificate) -> Iterator[Opener]:
-    opener = Opener(certificate)
-    yield opener
-    opener.close()
-
-
 Make = Callable[..., Rooms]
 
 

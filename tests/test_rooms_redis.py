@@ -21,10 +21,11 @@ from geventws import Rooms
 from geventws.connection import Close
 from geventws.rooms import Room
 
-from .pairs import Certificate, Opener, Peer, until, watched_hub
+from .pairs import Opener, Peer, until, watched_hub
 from .redis_servers import RedisServer
 from .servers import ROOT
 from .test_rooms_log import STRANGE
+from .test_rooms_presence import events_of
 
 pytestmark = pytest.mark.slow  # it starts servers
 
@@ -42,13 +43,6 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 def errors() -> Iterator[Any]:
     with watched_hub(120.0) as errors:
         yield errors
-
-
-@pytest.fixture
-def opened(certificate: Certificate) -> Iterator[Opener]:
-    opener = Opener(certificate)
-    yield opener
-    opener.close()
 
 
 Make = Callable[..., Rooms]
@@ -385,21 +379,6 @@ def test_a_hub_callback_and_a_thread_may_broadcast(make: Make, opened: Opener) -
 
 
 # Who is there
-
-
-def events_of(rooms: Rooms) -> list[tuple[str, str, str, Any]]:
-    """Return a list of what the listeners of joining and leaving are told."""
-    events: list[tuple[str, str, str, Any]] = []
-
-    @rooms.on_join
-    def joined(room: Room, user: str, info: Any) -> None:
-        events.append(("joined", room.name, user, info))
-
-    @rooms.on_leave
-    def left(room: Room, user: str, info: Any) -> None:
-        events.append(("left", room.name, user, info))
-
-    return events
 
 
 def test_who_is_there_is_known_everywhere(make: Make, opened: Opener) -> None:

@@ -15,6 +15,7 @@ PACKAGE = Path(geventws.__file__).parent
 
 FLOORS = {
     "errors": 0,
+    "shown": 0,
     "options": 0,
     "_mask": 0,
     "frames": 1,
@@ -33,7 +34,6 @@ FLOORS = {
     "lifetime": 6,
     "opening": 6,
     "session": 6,
-    "known": 6,
     "websocket": 6,
     "frameworks": 7,
     "rooms/address": 4,
@@ -88,8 +88,6 @@ NEIGHBOURS = {
     ("session", "closing"),
     ("session", "keepalive"),
     ("session", "lifetime"),
-    ("known", "session"),
-    ("websocket", "known"),
     ("websocket", "late"),
     ("websocket", "lifetime"),
     ("websocket", "opening"),
