@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import ssl
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -16,8 +17,14 @@ from .servers import missing
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take long, so that processes which share the files end together."""
+    """Begin with the files that take long, so that processes which share the files end together.
+
+    In CI their tests, which meet whatever else the machine does, have a second try: it is named at the end of the run.
+    """
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        if "CI" in os.environ and item.get_closest_marker("slow") and not item.get_closest_marker("flaky"):
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 @pytest.fixture(scope="session")

@@ -353,7 +353,7 @@ def test_a_script_that_starts_its_own_server_has_ours_after_one_import(
     (tmp_path / "program.py").write_text("import geventws.compat\n" + SCRIPTS[script].replace("{port}", str(port)))
     with running(tmp_path, [sys.executable, "program.py"], port):
         if "Flask-SocketIO" in script:
-            with socketio.SimpleClient() as client:
+            with socketio.SimpleClient(request_timeout=60) as client:
                 client.connect(f"http://127.0.0.1:{port}", transports=["websocket"], wait_timeout=DEADLINE)
                 assert client.call("echo", "hello", timeout=DEADLINE) == "acknowledged"
         else:

@@ -129,7 +129,7 @@ def socketio_server(request: pytest.FixtureRequest, app: App) -> Server:
 @pytest.fixture(params=TRANSPORTS)
 def client(request: pytest.FixtureRequest, socketio_server: Server) -> Iterator[socketio.SimpleClient]:
     """A client of python-socketio."""
-    with socketio.SimpleClient() as client:
+    with socketio.SimpleClient(request_timeout=60) as client:
         url = f"http://127.0.0.1:{socketio_server.port}"
         client.connect(url, transports=TRANSPORTS[request.param], wait_timeout=DEADLINE)
         wanted = "polling" if request.param == "polling" else "websocket"
@@ -203,7 +203,7 @@ def check_greeting(server: Server, greeting: str, line: str) -> None:
 
 def check_upgrade(port: int, acknowledgement: str) -> None:
     """Talk Socket.IO as its own client does by itself: polling first, then on a WebSocket."""
-    with socketio.SimpleClient() as client:
+    with socketio.SimpleClient(request_timeout=60) as client:
         client.connect(f"http://127.0.0.1:{port}", wait_timeout=DEADLINE)
         wait_for(lambda: client.transport == "websocket", "upgrade from polling")
         assert client.call("echo", "hello", timeout=DEADLINE) == acknowledgement
