@@ -12,6 +12,7 @@ import signal
 import ssl
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -581,6 +582,94 @@ def test_hub_that_was_held_up_longer_than_its_lease_has_its_members_again(
     until(lambda: other["lobby"].users() == ["ann"], "return of the members", WITHIN)
     ann.me.leave()
     until(lambda: other["lobby"].users() == [], "leaving", WITHIN)
+
+
+def lists(server: RedisServer, *processes: Rooms, name: str = "lobby") -> bool:
+    """Whether Redis lists exactly the members that these processes have in a room, and counts their users right."""
+    members = [member for rooms in processes for member in rooms[name].lane.places.values()]
+    users = Counter(member.user for member in members)
+    with server.client() as client:
+        who = client.hgetall(f"geventws:0:{{{name}}}:who")
+        counted = client.hgetall(f"geventws:0:{{{name}}}:users")
+    return {id.decode() for id in who} == {member.id for member in members} and {
+        user.decode(): int(count) for user, count in counted.items()
+    } == users
+
+
+def test_a_lease_whose_renewal_lost_its_answer_may_have_ended_before(
+    make: Make, opened: Opener, redis_server: RedisServer, proxies: Callable[[int], Proxy]
+) -> None:
+    proxy = proxies(redis_server.port)
+    rooms, other = make(proxy.url), make(redis_server.url)
+    Listener(rooms, opened, user="ann")
+    lease, lost = f"geventws:0:lease:{rooms._home.process}", [0]
+
+    def is_lease(asked: bytes, answer: bytes) -> bool:
+        lost[0] += lease.encode() in asked
+        return lease.encode() in asked
+
+    proxy.cut_reply = is_lease
+    until(lambda: lost[0], "loss of an answer", WITHIN)
+    with redis_server.client() as client:  # as others do with a process that is silent for too long
+        client.delete(lease, "geventws:0:{lobby}:who", "geventws:0:{lobby}:users")
+        until(lambda: client.exists(lease), "renewal", WITHIN)
+    before = lost[0]
+    until(lambda: lost[0] > before, "loss of the answer that tells it", WITHIN)
+    proxy.cut_reply = None
+    until(lambda: other["lobby"].users() == ["ann"], "return of the members", WITHIN)
+    assert lists(redis_server, rooms)
+
+
+def test_who_is_taken_out_while_the_answer_to_joining_is_on_its_way_is_listed_again(
+    make: Make, opened: Opener, redis_server: RedisServer, proxies: Callable[[int], Proxy]
+) -> None:
+    proxy = proxies(redis_server.port)
+    rooms, other = make(proxy.url), make(redis_server.url)
+    Listener(rooms, opened, user="ann")
+    lease = f"geventws:0:lease:{rooms._home.process}"
+    arrived, go_on, renewals = threading.Event(), threading.Event(), [0]
+
+    def hold(asked: bytes, answer: bytes) -> bool:
+        renewals[0] += lease.encode() in asked
+        if b"enter" in asked and b"3 bobnull" in asked:
+            arrived.set()
+            go_on.wait(WITHIN)
+        return False
+
+    proxy.cut_reply = hold
+    joining = opened.spawn(partial(Listener, rooms, opened, user="bob"))
+    until(arrived.is_set, "answer to joining", WITHIN)
+    with redis_server.client() as client:
+        client.delete(lease, "geventws:0:{lobby}:who", "geventws:0:{lobby}:users")
+    before = renewals[0]
+    until(lambda: renewals[0] >= before + 3, "renewals, of which the process has read one that tells it", WITHIN)
+    go_on.set()
+    joining.join(WITHIN)
+    until(lambda: set(other["lobby"].users()) == {"ann", "bob"}, "return of the members", WITHIN)
+    assert lists(redis_server, rooms)
+
+
+def test_what_redis_lost_of_who_is_there_is_mended_once_it_is_back(
+    make: Make, opened: Opener, redis_server: RedisServer
+) -> None:
+    rooms, other = make(redis_server.url), make(redis_server.url)
+    Listener(rooms, opened, user="ann")
+    Listener(rooms, opened, user="bob")
+    Listener(rooms, opened, "hall", user="bob")
+    process = rooms._home.process
+    with redis_server.client() as client:  # as after a failover that lost the last second
+        client.hdel("geventws:0:{lobby}:who", rooms["lobby"].members()[0].id)
+        client.hdel("geventws:0:{lobby}:users", "ann")
+        client.hset("geventws:0:{lobby}:who", f"{process}-1", b"h4 carlnull")
+        client.hset("geventws:0:{lobby}:users", "carl", 1)
+        client.sadd(f"geventws:0:rooms:{process}", "{left}")  # nobody is there any more
+        client.hset("geventws:0:{left}:who", f"{process}-2", b"h4 carlnull")
+        client.hset("geventws:0:{left}:users", "carl", 1)
+        assert set(other["lobby"].users()) == {"bob", "carl"}
+    redis_server.kill_clients("pubsub")
+    until(lambda: set(other["lobby"].users()) == {"ann", "bob"}, "comparison", WITHIN)
+    for name in ("lobby", "hall", "left"):
+        until(partial(lists, redis_server, rooms, name=name), "comparison", WITHIN)
 
 
 def test_members_of_a_process_that_ended_are_gone_with_its_lease_and_left_is_told_once(

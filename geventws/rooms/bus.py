@@ -91,6 +91,9 @@ class Bus(Protocol):
     def change(self, process: str, changes: Sequence[Change]) -> tuple[str, list[str | Refused]]:
         """Note who is in rooms, and return the newest positions of the control topic and of the rooms."""
 
+    def listed(self, process: str) -> dict[str, list[str]]:
+        """Return the ids of the members that a process has on the list of each room."""
+
     def members(self, topic: str) -> list[tuple[str, bytes]]:
         """Return id and value of all who are in a room."""
 

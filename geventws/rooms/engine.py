@@ -14,7 +14,7 @@ from .bus import CONTROL, Change, Feed, Page, Parcel, Refused
 from .envelope import Message, parse_message
 from .log import Limits, parse_position
 from .redis import Server
-from .scripts import CHANGE, DEAD, FORGET, LEASE, MEMBERS, PUBLISH, REAP, TOUCH
+from .scripts import CHANGE, DEAD, FORGET, LEASE, LISTED, MEMBERS, PUBLISH, REAP, TOUCH
 
 SHORTEST_LIFE = 60.0  # seconds that keys live at least, so that a process can keep them from ending
 PAGE = 500  # messages that are read at once
@@ -129,6 +129,16 @@ class Redis:
         outcomes = map(self._server.outcome, self._server.run(CHANGE, keys, *args))
         control, *newest = (each if isinstance(each, Refused) else each.split(" ")[0].strip("-") for each in outcomes)
         return str(control), newest
+
+    def listed(self, process: str) -> dict[str, list[str]]:
+        """Return the ids of the members that a process has on the list of each room."""
+        topics = [topic.decode() for topic in self._server.call("SMEMBERS", f"{self._prefix}rooms:{process}")]
+        found: dict[str, list[str]] = {}
+        for i in range(0, len(topics), GROUP):
+            some = topics[i : i + GROUP]
+            ids = self._server.run(LISTED, [self._keys(topic)[2] for topic in some], process)
+            found |= {topic: [id.decode() for id in mine] for topic, mine in zip(some, ids, strict=True)}
+        return found
 
     def members(self, topic: str) -> list[tuple[str, bytes]]:
         """Return id and value of all who are in a room, on processes that are alive."""

@@ -40,6 +40,7 @@ class Register:
         self._process = process
         self._health = health
         self._dirty: dict[str, Row] = {}
+        self._doubt: object | None = None  # whether the bus has what it was told
         self._greenlet: Any = None
 
     def enter(self, topic: str, id: str, user: str | None, value: bytes) -> Row:
@@ -62,10 +63,10 @@ class Register:
         self._dirty[topic] = row
         self._wake()
 
-    def rewrite(self) -> None:
-        """Have all listed again, as the bus may have taken them out."""
-        for row in self.rows.values():
-            self._mark(row)
+    def doubt(self) -> None:
+        """Compare what the bus lists with what is to be there, as it may have lost some of it."""
+        self._doubt = object()
+        self._wake()
 
     def _change(self, id: str, action: str, value: bytes | None) -> None:
         row = self.rows.get(id)
@@ -94,31 +95,60 @@ class Register:
     def close(self) -> None:
         """Change nothing more."""
         self._dirty.clear()
+        self._doubt = None
 
     def _run(self) -> None:
         attempts = Attempts(self._health, self)
-        while self._dirty:
-            rows = list(self._dirty.values())[:MOST]
-            changes = [row.change for row in rows]
+        while self._dirty or self._doubt:
             attempts.begin()
             try:
-                control, newest = self._bus.change(self._process, changes)
+                if self._doubt:
+                    self._compare()
+                else:
+                    self._tell()
             except Away as exc:
                 attempts.fail(exc)
-                continue
-            except Refused as exc:
-                control, newest = "", [exc] * len(rows)
-            except Exception as exc:
-                log.exception("who is in rooms was not told")
-                control, newest = "", [Refused(str(exc))] * len(rows)
-            attempts.succeed()
-            for row, change, position in zip(rows, changes, newest, strict=True):
-                if isinstance(position, Refused):
-                    self._health.refuse(position)
-                    position = ""
-                if row.change is change and self._dirty.get(change.id) is row:
-                    del self._dirty[change.id]
-                if not row.is_entered:
-                    row.is_entered = True
-                    row.control, row.newest = control, position
-                    row.done.set()
+            else:
+                attempts.succeed()
+
+    def _compare(self) -> None:
+        """Mark what the bus does not list and should, and what it lists and should not."""
+        doubt = self._doubt
+        try:
+            listed = self._bus.listed(self._process)
+        except Refused as exc:
+            self._health.refuse(exc)
+            listed = {}
+        if self._doubt is not doubt:
+            return  # it came up again meanwhile
+        self._doubt = None
+        there = {id: topic for topic, ids in listed.items() for id in ids}
+        for id, row in self.rows.items():
+            if id not in there:
+                self._mark(row)
+        for id, topic in there.items():
+            if id not in self.rows:
+                self._mark(Row(Change(topic, "leave", id, None, b"")))
+
+    def _tell(self) -> None:
+        rows = list(self._dirty.values())[:MOST]
+        changes = [row.change for row in rows]
+        try:
+            control, newest = self._bus.change(self._process, changes)
+        except Away:
+            raise
+        except Refused as exc:
+            control, newest = "", [exc] * len(rows)
+        except Exception as exc:
+            log.exception("who is in rooms was not told")
+            control, newest = "", [Refused(str(exc))] * len(rows)
+        for row, change, position in zip(rows, changes, newest, strict=True):
+            if isinstance(position, Refused):
+                self._health.refuse(position)
+                position = ""
+            if row.change is change and self._dirty.get(change.id) is row:
+                del self._dirty[change.id]
+            if not row.is_entered:
+                row.is_entered = True
+                row.control, row.newest = control, position
+                row.done.set()

@@ -109,8 +109,10 @@ local function user_of(value)
   return length ~= '' and string.sub(rest, 1, tonumber(length)) or nil
 end
 
-local function leave(who, users, channel, id, value)
-  if redis.call('HDEL', who, id) == 0 then return end
+local function leave(who, users, channel, id)
+  local value = redis.call('HGET', who, id)
+  if not value then return end
+  redis.call('HDEL', who, id)
   local user = user_of(value)
   if user and redis.call('HINCRBY', users, user, -1) <= 0 then
     redis.call('HDEL', users, user)
@@ -128,7 +130,7 @@ local ttl = ARGV[1]
 
 local function change(last, who, users, action, id, value, topic, channel)
   if action == 'leave' then
-    leave(who, users, channel, id, value)
+    leave(who, users, channel, id)
   elseif action == 'forget' then
     redis.call('SREM', KEYS[1], topic)
   elseif action == 'linger' then
@@ -156,6 +158,19 @@ end
 return ids
 """
 )
+
+# KEYS: who of each room. ARGV: process. Gives the ids of its members in each.
+LISTED = """
+local mine, found = ARGV[1] .. '-', {}
+for i, who in ipairs(KEYS) do
+  found[i] = {}
+  local ok, ids = pcall(redis.call, 'HKEYS', who)
+  for _, id in ipairs(ok and ids or {}) do
+    if string.sub(id, 1, #mine) == mine then table.insert(found[i], id) end
+  end
+end
+return found
+"""
 
 # KEYS: who. ARGV: what the keys of leases begin with.
 MEMBERS = """
@@ -195,9 +210,8 @@ REAP = (
     + """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 local mine = ARGV[1] .. '-'
-local all = redis.call('HGETALL', KEYS[3])
-for i = 1, #all, 2 do
-  if string.sub(all[i], 1, #mine) == mine then leave(KEYS[3], KEYS[4], ARGV[3], all[i], all[i + 1]) end
+for _, id in ipairs(redis.call('HKEYS', KEYS[3])) do
+  if string.sub(id, 1, #mine) == mine then leave(KEYS[3], KEYS[4], ARGV[3], id) end
 end
 redis.call('SREM', KEYS[2], ARGV[2])
 return 1

@@ -294,6 +294,7 @@ class Span:
                 close_in_turns(members, CloseCode.SERVICE_RESTART, GAP)
 
     def _check_soon(self) -> None:
+        self.register.doubt()
         self._checker.kill(block=False)
         self._checker = gevent.spawn(self._check_until_done)
 
@@ -325,19 +326,22 @@ class Span:
     def _beat(self) -> None:
         attempts = Attempts(self._health, "heart")
         checked = reaped = monotonic()
+        is_sure = True
         while True:
             attempts.begin()
             try:
                 was_alive = self._bus.lease(self._process, self._lease)
             except (Away, Refused) as exc:
+                is_sure = False  # an answer that was lost may have told that the lease had ended
                 attempts.fail(exc)
                 continue
             attempts.succeed()
             self._subscriber.beat()
             now = monotonic()
-            if not was_alive:
+            if not (was_alive and is_sure):
+                is_sure = True
                 self._alive_since = now
-                self.register.rewrite()
+                self.register.doubt()
             if now - checked > CHECK:
                 checked = now
                 self._check_soon()
