@@ -672,6 +672,22 @@ def test_what_redis_lost_of_who_is_there_is_mended_once_it_is_back(
         until(partial(lists, redis_server, rooms, name=name), "comparison", WITHIN)
 
 
+def test_what_is_said_in_passing_while_the_bus_goes_keeps_nobody_waiting_for_it(
+    make: Make, opened: Opener, redis_server: RedisServer, proxies: Callable[[int], Proxy]
+) -> None:
+    proxy = proxies(redis_server.port)
+    rooms, other = make(proxy.url), make(redis_server.url)
+    ann = Listener(rooms, opened, user="ann")
+    Listener(other, opened, user="bob")
+    proxy.refuses = True
+    proxy.cut()
+    ann.room.broadcast("typing", keep=False)
+    until(lambda: away(rooms) and not rooms.stats()["buffered"], "notice", WITHIN)
+    proxy.refuses = False
+    back(rooms)
+    assert set(ann.room.users()) == {"ann", "bob"}
+
+
 def test_members_of_a_process_that_ended_are_gone_with_its_lease_and_left_is_told_once(
     make: Make, opened: Opener, redis_server: RedisServer
 ) -> None:

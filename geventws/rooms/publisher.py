@@ -106,6 +106,11 @@ class Attempts:
         self._failures = 0
         self._first: float | None = None  # when what has failed began, by time.monotonic()
 
+    @property
+    def are_vain(self) -> bool:
+        """Whether the last one was."""
+        return self._failures > 0
+
     def begin(self) -> None:
         """Note that an attempt begins: one that takes long tells as much as many that fail at once."""
         if not self._failures:
@@ -231,7 +236,7 @@ class Publisher:
     def _run(self) -> None:
         attempts = Attempts(self._health, self)
         since: str | None = None
-        while self.waiting:
+        while self.waiting or attempts.are_vain:  # what went in vain may be let go of: who missed the bus finds it
             batch = self._batch()
             attempts.begin()
             try:
