@@ -37,8 +37,11 @@ AS_SMALL = 1.01  # an echo that is up to so many times as large on the wire coun
 SCENARIOS = (
     Scenario("small", 64, 1, 64, "text"),
     Scenario("pipelined", 64, 16, 64, "text"),
+    Scenario("browser", 64, 1, 64, "deflated"),
     Scenario("large", 16, 1, 65536, "binary"),
+    Scenario("large-text", 16, 1, 65536, "text"),
     Scenario("huge", 4, 1, 1 << 20, "binary"),
+    Scenario("huge-text", 4, 1, 1 << 20, "text"),
     Scenario("compressed", 64, 1, 4096, "json"),
 )
 

@@ -37,12 +37,17 @@ class Scenario:
     connections: int
     in_flight: int
     size: int  # bytes
-    kind: str  # text, binary, or json: text that is sent compressed to those who agree
+    kind: str  # text, binary; text that is sent compressed to those who agree: json, and deflated, as browsers do
+
+    @property
+    def compresses(self) -> bool:
+        """Whether the client offers compression."""
+        return self.kind in ("json", "deflated")
 
     def __str__(self) -> str:
         sizes = ((1 << 20, "MiB"), (1 << 10, "KiB"), (1, "bytes"))
         size = next(f"{self.size // unit} {name}" for unit, name in sizes if self.size >= unit)
-        kind = "JSON" if self.kind == "json" else self.kind
+        kind = {"json": "JSON", "deflated": "text, compressed by the client,"}.get(self.kind, self.kind)
         return f"{self.name}: {kind} of {size}, {self.connections} connections, {self.in_flight} in flight on each"
 
 
@@ -106,7 +111,7 @@ def messages(scenario: Scenario) -> Iterator[str | bytes]:
     for _ in range(64 if scenario.kind == "json" else 4):
         if scenario.kind == "binary":
             yield write.randbytes(scenario.size)
-        elif scenario.kind == "text":
+        elif scenario.kind in ("text", "deflated"):
             yield "".join(write.choices("abcdefghijklmnopqrstuvwxyz ", k=scenario.size))
         else:
             yield records(write, scenario.size)
@@ -128,7 +133,7 @@ def records(write: random.Random, size: int) -> str:
 
 def connect(server: Server, port: int, scenario: Scenario) -> RawConnection:
     kind = RawConnection if server.raw else SocketIOConnection if server.socketio else WebSocketConnection
-    return kind(port, OFFER if scenario.kind == "json" else "")
+    return kind(port, OFFER if scenario.compresses else "")
 
 
 class RawConnection:
