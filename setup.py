@@ -1,6 +1,14 @@
-"""The one extension module, which setup.cfg cannot name; all else stands there. Without a compiler it is left out."""
+"""The extension modules, which setup.cfg cannot name; all else stands there. Without a compiler they are left out."""
+
+from typing import Any
 
 from setuptools import Extension, setup
 
-mask = Extension("geventws._mask", ["geventws/_mask.c"], extra_compile_args=["-O3"], py_limited_api=True, optional=True)
-setup(ext_modules=[mask])
+
+def extension(name: str, **more: Any) -> Extension:
+    source = f"geventws/{name}.c"
+    flags = ["-O3"]
+    return Extension(f"geventws.{name}", [source], extra_compile_args=flags, py_limited_api=True, optional=True, **more)
+
+
+setup(ext_modules=[extension("_mask"), extension("_inflate", libraries=["z"])])

@@ -34,9 +34,10 @@ from .frames import (
     parse_header,
 )
 from .message import NOT_UTF_8, Incomplete, Prepared, Sendable, encode
-from .permessage_deflate import Deflate
+from .permessage_deflate import SMALLEST_LIMIT, Deflate
 
 WHOLE_TEXT, WHOLE_BINARY = FIN | TEXT, FIN | BINARY  # first bytes of a message in one frame
+DEFLATED_TEXT, DEFLATED_BINARY = RSV1 | WHOLE_TEXT, RSV1 | WHOLE_BINARY  # and of one that is compressed
 SMALL_TEXT = tuple(encode_header(WHOLE_TEXT, 0, size) for size in range(126))
 FRAGMENT_WEIGHT = 16  # bytes each fragment counts for at least, so that endless empty ones end too (§10.4)
 
@@ -166,8 +167,11 @@ class Connection:
             start = self._offset
             data, start = (self._buffer[start:] + data, 0) if data else (self._buffer, start)
         end = len(data)
+        inflate_frame = None
         try:
             if self.deflate is not None:
+                if self.max_message_size >= SMALLEST_LIMIT:
+                    inflate_frame = self.deflate.inflate_frame
                 self._most_inflated = self.inflated + most_inflated
                 if self.deflate.pending:
                     self._take_in(b"", events)  # more of the message whose bytes are all here
@@ -186,6 +190,14 @@ class Connection:
                         payload = mask(data, data[start + 2 : start + 6], start + 6, stop)
                         events.append(payload.decode() if first == WHOLE_TEXT else payload)
                         start = stop
+                        continue
+                # Those of a browser are compressed.
+                elif between_messages and inflate_frame and DEFLATED_TEXT <= first <= DEFLATED_BINARY:
+                    most = min(self.max_message_size + 1, self._most_inflated - self.inflated)
+                    if inflated := inflate_frame(data, start, most):
+                        payload, start = inflated
+                        self.inflated += len(payload)
+                        events.append(payload.decode() if first == DEFLATED_TEXT else payload)
                         continue
                 stop = self._receive_frame(data, start, events)
                 if stop == start:

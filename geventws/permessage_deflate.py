@@ -5,9 +5,11 @@ Knows RFC 7692 and zlib; knows no frame, message type or socket.
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from .errors import InvalidPayload
@@ -29,6 +31,15 @@ _MOST_STREAMS = 16  # DEFLATE streams in one message; each costs a copy of what 
 # Compressors that nobody uses. A full flush makes one as good as new, and
 # spares 256 KiB of malloc for each message: 4.3 µs for 144 bytes of JSON, instead of 62 where malloc asks the kernel.
 _free: dict[Settings, list[Any]] = {}
+
+
+# See _inflate.c; None where it is not compiled. A message of 64 bytes in 0.7 µs, frame and all, instead of 6.
+inflate_frame: Callable[[bytes, int, int], tuple[bytes, int] | None] | None = None
+if not os.environ.get("GEVENTWS_PURE"):
+    with suppress(ImportError):
+        from ._inflate import inflate_frame
+# Bytes. Below this limit the size of what inflate_frame() takes could be too much by itself.
+SMALLEST_LIMIT = 2048
 
 
 class Agreement(NamedTuple):
@@ -104,6 +115,7 @@ class Deflate:
         "_keeps_inflater",
         "_peer_bits",
         "_streams",
+        "inflate_frame",
         "pending",
         "settings",
         "threshold",
@@ -122,6 +134,8 @@ class Deflate:
         self._keeps_inflater = not peer_forgets
         self._compressor: Any = None
         self._inflater: Any = None
+        # For a small message in one frame, of a peer that looks back at nothing; None: go the general way.
+        self.inflate_frame = inflate_frame if peer_forgets and peer_bits == 15 else None
         self.pending = False  # what inflate() got may become more
         self._streams = 0  # DEFLATE streams in the message that is arriving
 

@@ -237,8 +237,7 @@ class Session:
         events = connection.receive_data(data, limit, min(room, SHARE if turns.left > 0 else SMALL_SHARE))
         if connection.inflated > inflated:
             # What the view does with a message costs at least as much again.
-            messages = sum(len(event) for event in events if isinstance(event, (str, bytes)))
-            turns.spend(connection.inflated - inflated + messages)
+            turns.spend(connection.inflated - inflated + sum(map(len, events)))  # what is no message has a length of 2
         return events
 
     def _is_full(self) -> bool:
