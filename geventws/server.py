@@ -15,12 +15,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields, replace
+from email.message import Message
 from http import HTTPStatus
 from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import gevent
+import gevent.socket
 from gevent import pywsgi
 
 from . import handshake
@@ -55,6 +57,11 @@ _ARGUMENTS = {
     *("do_handshake_on_connect", "suppress_ragged_eofs"),
 }
 
+# What a handler has in place of its request's, once that has become a WebSocket.
+_NOTHING = io.BytesIO()
+_NO_INPUT = pywsgi.Input(_NOTHING, 0)
+_NO_HEADERS = Message()
+
 _gateways: WeakKeyDictionary[Any, Gateway] = WeakKeyDictionary()
 _all_limits: WeakKeyDictionary[Any, RequestLimits] = WeakKeyDictionary()
 
@@ -74,6 +81,13 @@ def _limits(server: Any) -> RequestLimits:
     if limits is None:
         limits = _all_limits[server] = RequestLimits.from_environ(os.environ)
     return limits
+
+
+def _may_move(server: Any, sock: Any) -> bool:
+    """Whether a connection may go on in another greenlet: there is room for one, and no TLS wrapper closes it."""
+    if not isinstance(server, WebSocketServer) or server._spawn is None or server.full():
+        return False
+    return type(sock) is gevent.socket.socket
 
 
 class _Refused(pywsgi._InvalidClientRequest):  # type: ignore[misc]
@@ -109,7 +123,9 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
     ignored_socket_errors = (*pywsgi.WSGIHandler.ignored_socket_errors, ssl.SSL_ERROR_EOF)
     application: Any
     path: Any
+    socket: Any
     _fault: Exception | None = None  # of the request line
+    _is_moved = False  # into a greenlet of its own, which serves its last request
 
     def __init_subclass__(cls) -> None:
         for name in _NEVER_CALLED & vars(cls).keys():
@@ -139,6 +155,8 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
 
     def handle_one_request(self) -> Any:
         """Serve the connection's next request, whose head must be there within REQUEST_TIMEOUT."""
+        if self._is_moved:
+            return self.handle_one_response()
         self._patience = gevent.Timeout.start_new(REQUEST_TIMEOUT, TimeoutError("no whole request head in time"))
         try:
             result = super().handle_one_request()
@@ -198,6 +216,21 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         )
         return str(status.value), (head + text).encode()
 
+    def handle_one_response(self) -> None:
+        """Run the app; for a WebSocket in a greenlet of its own, which holds nothing of how the request was read."""
+        if self._is_moved or not handshake.wants_websocket(self.environ) or not _may_move(self.server, self.socket):
+            super().handle_one_response()
+            return
+        self._is_moved = self.close_connection = True
+        sock, self.socket = self.socket, None  # or handle() closes it
+        self.server.keep_open(sock)
+        self.server._spawn(self._handle_moved, sock, self.rfile, self.wsgi_input)
+
+    def _handle_moved(self, sock: Any, rfile: Any, wsgi_input: Any) -> None:
+        self.socket, self.rfile, self.wsgi_input = sock, rfile, wsgi_input
+        del sock, rfile, wsgi_input  # this frame lives as long as the WebSocket
+        self.handle()
+
     def run_application(self) -> None:
         """Run the app, through the gateway if the request asks for a WebSocket."""
         if not handshake.wants_websocket(self.environ):
@@ -246,6 +279,7 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         self._leave_http("101 Switching Protocols", size)
         # The reader holds 8 KiB, and a reference that would keep the socket from closing.
         self.rfile.close()
+        self.rfile, self.wsgi_input, self.headers = _NOTHING, _NO_INPUT, _NO_HEADERS
         body, self.environ["wsgi.input"] = self.environ["wsgi.input"], io.BytesIO()
         if isinstance(body, _Input):
             body.take_back()
@@ -366,6 +400,7 @@ class WebSocketServer(Listener, pywsgi.WSGIServer):  # type: ignore[misc]
         super().__init__(listener, application, *args, **kwargs)
         self.waiting_handlers: set[WebSocketHandler] = set()
         self.is_stopping = False
+        self._kept_open: set[Any] = set()
         self.gateway = _gateways[self] = Gateway(options)
         _all_limits[self] = replace(RequestLimits.from_environ(os.environ), **limits)
         expect_disconnects(application)
@@ -374,6 +409,17 @@ class WebSocketServer(Listener, pywsgi.WSGIServer):  # type: ignore[misc]
         """Accept connections from now on, as WSGIServer does."""
         super().start()
         watch(self.gateway.options.hub_warning)
+
+    def keep_open(self, sock: Any) -> None:
+        """Leave a socket open when the greenlet ends that accepted it."""
+        self._kept_open.add(sock)
+
+    def do_close(self, sock: Any, *args: Any) -> None:
+        """Close a connection behind its greenlet, unless it goes on in another."""
+        if sock in self._kept_open:
+            self._kept_open.discard(sock)
+        else:
+            super().do_close(sock, *args)
 
     def stop(self, timeout: float | None = None) -> None:
         """Close the listener, idle connections and all WebSockets (shutdown_code), then stop as WSGIServer does.

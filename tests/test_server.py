@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from gevent import pywsgi
 
 from geventws import WebSocket, WebSocketHandler, WebSocketServer
+from geventws.connection import Close
 from geventws.errors import WebSocketError
 
 from .pairs import WITHIN, Peer, close_frame, settle, until
@@ -233,3 +235,32 @@ def test_an_app_that_holds_its_input_cannot_use_the_socket_behind_the_handshake(
     peer.read_all()
     peer.sock.close()
     assert "takes the raw socket does so within accept_after seconds" in told[0]
+
+
+@pytest.mark.parametrize("spawn", ["default", gevent.spawn_raw, 100, 1], ids=["default", "raw", "pool", "full"])
+def test_a_websocket_waits_on_a_stack_that_never_read_its_request(start: Start, spawn: Any) -> None:
+    stacks: list[list[str]] = []
+
+    def depth(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        frame = sys._getframe()
+        names = []
+        while frame:
+            names.append(frame.f_code.co_name)
+            frame = frame.f_back  # type: ignore[assignment]
+        stacks.append(names)
+        for message in environ["wsgi.websocket"]:
+            environ["wsgi.websocket"].send(message)
+        return []
+
+    server = start(depth, spawn=spawn)
+    for _ in range(3):  # also where the pool has room for one alone
+        peer = opened_on(server)
+        peer.send("hello")
+        assert peer.receive() == "hello"
+        peer.sock.sendall(close_frame(1000))
+        assert isinstance(peer.receive(), Close)
+        assert peer.sock.recv(1) == b""
+        peer.sock.close()
+    assert all(("_handle_and_close_when_done" in names) == (spawn == 1) for names in stacks)
+    until(lambda: not server.pool, "end of all greenlets")
+    assert not server._kept_open
