@@ -40,6 +40,7 @@ Changes = tuple[tuple[str, Any], ...]  # of options, by name
 
 _OPTIONS = {field.name for field in dataclasses.fields(Options)}
 _OPTIONS_OF_ALL = {
+    "hosts": "is judged before the route is known",
     "max_connections": "counts the WebSockets of all routes",
     "shutdown_code": "is for all that are open when the server stops",
     "shutdown_reason": "is for all that are open when the server stops",

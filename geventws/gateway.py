@@ -50,6 +50,8 @@ ORIGIN_HINT = (
     "asked for: proxy_set_header Host $http_host;"
 )
 
+HOST_HINT = "; if it is a name of this server, add it there, as in GEVENTWS_HOSTS=loopback,app.example"
+
 StartResponse = Callable[..., Any]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
@@ -147,6 +149,7 @@ class Gateway:
         if self._closing:
             raise HandshakeError(HTTPStatus.SERVICE_UNAVAILABLE, "the server is stopping", [("Retry-After", "1")])
         request = handshake.check_request(environ)
+        handshake.check_host(environ, self.options.hosts)
         refusal = None
         try:
             handshake.check_origin(environ, self.options.origins)
@@ -356,7 +359,7 @@ def _discard(data: bytes = b"") -> None:
 
 def log_refusal(error: HandshakeError, environ: dict[str, Any]) -> None:
     """Say in the log why a handshake is refused."""
-    hint = ORIGIN_HINT if error.status == HTTPStatus.FORBIDDEN else ""
+    hint = {HTTPStatus.FORBIDDEN: ORIGIN_HINT, HTTPStatus.MISDIRECTED_REQUEST: HOST_HINT}.get(error.status, "")
     path = printable(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
     log.warning("%s %s refused: %s%s", environ.get("REMOTE_ADDR") or "unix", path, error, hint)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
@@ -147,6 +148,32 @@ def parse_extensions(header: str | None) -> tuple[Extension, ...]:
     return tuple(offers)
 
 
+def check_host(environ: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    """Raise HandshakeError 421 if the Host header, whose port does not matter, names no allowed host.
+
+    allowed holds "*", hosts such as "app.example", "*.example.org" and "[::1]", and "loopback". A page whose own name
+    was made to lead here asks for that name, and its origin is of the same host: DNS rebinding. Source: RFC 9110 §7.4.
+    """
+    if "*" in allowed:
+        return
+    host = environ["HTTP_HOST"]
+    found = _host.fullmatch(host.lower())
+    assert found is not None  # check_request() has seen to that
+    name = found[1].removesuffix(".")
+    if not any(_is_named(name, entry.lower().removesuffix(".")) for entry in allowed):
+        raise HandshakeError(HTTPStatus.MISDIRECTED_REQUEST, f"host {host!r} is not allowed by the option hosts")
+
+
+def is_loopback(name: str) -> bool:
+    """Whether a host, in lower case, is this machine for who asks. Source: RFC 6761 §6.3, RFC 1122 §3.2.1.3."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:  # another name
+        return False
+
+
 def check_origin(environ: Mapping[str, Any], allowed: Sequence[str]) -> None:
     """Raise HandshakeError 403 if the Origin header is not allowed; a client without one is no browser.
 
@@ -214,6 +241,13 @@ def _skip_empty(header: str) -> int:
     while position < len(header) and header[position] in " \t,":
         position += 1
     return position
+
+
+def _is_named(name: str, entry: str) -> bool:
+    """Whether one entry of check_host()'s `allowed` allows a host; both in lower case."""
+    if entry == "loopback":
+        return is_loopback(name)
+    return name.endswith(entry[1:]) if entry.startswith("*.") else name == entry
 
 
 def _is_allowed(origin: str, host: str, pattern: str) -> bool:

@@ -33,12 +33,20 @@ _token = re.compile(TOKEN)
 IP_LITERAL = r"\[[0-9A-Fa-f:.]+\]"
 HOST = rf"({IP_LITERAL}|[A-Za-z0-9._~!$&'()*+;=%-]+)(?::([0-9]{{0,5}}))?"  # and port; RFC 3986 §3.2.2
 # An option may not hold all of these: a ; or & there stands between two origins that were to be two entries.
-_HOST = rf"({IP_LITERAL}|[A-Za-z0-9._-]+)(:[0-9]{{1,4}}|:[1-6][0-9]{{4}})?"
+_NAME = r"[A-Za-z0-9._-]+"
+_HOST = rf"({IP_LITERAL}|{_NAME})(:[0-9]{{1,4}}|:[1-6][0-9]{{4}})?"
+_hosts = re.compile(rf"\*|(\*\.)?{_NAME}|{IP_LITERAL}")
 _REST = r"[!-)+\--~]*"  # of an origin that is taken literally: no comma, which parts the entries, and no *
 _ORIGIN = re.compile(
     rf"\*|null|same-host|({SCHEME}://)?(\*\.)?{_HOST}"
     rf"|https?://{_HOST}/(?!$){_REST}|(?!(?i:https?|wss?):){SCHEME}://{_REST}"
 )
+
+LISTS = {  # the kinds of options that are lists, with what an entry may be
+    "origins": (_ORIGIN, "same-host, *, https://app.example, *.example.org or file://"),
+    "hosts": (_hosts, "*, loopback, app.example, *.example.org or [::1], without a port"),
+    "tokens": (_token, "chat or v2.example.org"),
+}
 
 
 def _option(
@@ -118,6 +126,11 @@ class Options(_Settings):
         "origins",
         "origins allowed to connect: same-host, *, https://app.example, *.example.org, file://, null",
     )
+    hosts: tuple[str, ...] = _option(
+        ("*",),
+        "hosts",
+        "hosts that clients may ask for: *, app.example, *.example.org, loopback; --debug on localhost sets loopback",
+    )
     subprotocols: tuple[str, ...] = _option((), "tokens", "subprotocols this server speaks")
     deflate: bool = _option(True, "switch", "compress messages for peers that offer permessage-deflate")
     deflate_threshold: int = _option(192, "bytes", "smallest message to compress")
@@ -193,7 +206,7 @@ def check_names(names: Mapping[str, Any]) -> None:
 def parse(field: dataclasses.Field[Any], text: str, name: str) -> Any:
     """Return the value that text gives an option. Raises ValueError naming it as name."""
     kind, text = field.metadata["kind"], text.strip()
-    if kind in {"origins", "tokens"}:
+    if kind in LISTS:
         return check(field, text.replace(",", " ").split(), name)
     if kind == "text":
         return check(field, text, name)
@@ -217,7 +230,7 @@ def check(field: dataclasses.Field[Any], value: Any, name: str) -> Any:
     if value is None and field.metadata["optional"]:
         return None
     kind = field.metadata["kind"]
-    if kind in {"origins", "tokens"}:
+    if kind in LISTS:
         return _check_list(kind, value, name)
     if kind == "text":
         return _check_text(value, name)
@@ -262,10 +275,7 @@ def _check_text(value: Any, name: str) -> str:
 
 
 def _check_list(kind: str, value: Any, name: str) -> tuple[str, ...]:
-    pattern, examples = {
-        "origins": (_ORIGIN, "same-host, *, https://app.example, *.example.org or file://"),
-        "tokens": (_token, "chat or v2.example.org"),
-    }[kind]
+    pattern, examples = LISTS[kind]
     items = (value,) if isinstance(value, str) else value
     if not isinstance(items, (tuple, list, set, frozenset)):
         raise TypeError(f"{name} must be a list of strings such as {examples}, not {value!r}")

@@ -126,8 +126,8 @@ class WebSocket(metaclass=ForViews):
             self.on_hub(WebSocket.accept, subprotocols, headers, expires_at=expires_at, **options)
             return
         end = moment(expires_at)
-        if "origins" in options:
-            raise TypeError("origins are judged before the view runs: they are options of a route or the server")
+        for name in {"origins", "hosts"} & options.keys():
+            raise TypeError(f"{name} are judged before the view runs, and are no options of a connection")
         opening = self._opening
         if opening is None:
             raise WebSocketError("the handshake is already complete; call accept() before any other use")

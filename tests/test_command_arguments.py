@@ -41,6 +41,7 @@ OPTIONS = {
     "max_connections": ("11", 11),
     "accept_after": ("0.5", 0.5),
     "origins": ("same-host, https://app.example", ["same-host", "https://app.example"]),
+    "hosts": ("loopback, app.example", ["loopback", "app.example"]),
     "subprotocols": ("chat.v2 chat.v1", ["chat.v2", "chat.v1"]),
     "deflate": ("off", False),
     "deflate_threshold": ("512", 512),
@@ -160,3 +161,23 @@ def test_every_option_reaches_the_server(directory: Path, way: str) -> None:
         directory, "settings:app", "--bind", "127.0.0.1:0", *arguments, **({} if way == "flags" else variables)
     ) as program:
         assert json.loads(program.get()) == [{name: value for name, (_, value) in OPTIONS.items()}]
+
+
+@pytest.mark.parametrize(
+    ("bind", "arguments", "variables", "hosts"),
+    [
+        ("127.0.0.1:0", ["--debug"], {}, ["loopback"]),
+        ("localhost:0", ["--debug"], {}, ["loopback"]),
+        ("127.0.0.1:0", [], {}, ["*"]),  # a proxy on this machine asks for the site's own name
+        ("0.0.0.0:0", ["--debug"], {}, ["*"]),
+        ("unix:server.sock", ["--debug"], {}, ["*"]),
+        ("127.0.0.1:0", ["--debug"], {"GEVENTWS_HOSTS": "app.test"}, ["app.test"]),
+        ("127.0.0.1:0", ["--debug", "--hosts", "*"], {"GEVENTWS_HOSTS": "app.test"}, ["*"]),
+    ],
+)
+def test_debug_on_a_loopback_address_is_for_loopback_names(
+    directory: Path, bind: str, arguments: list[str], variables: dict[str, str], hosts: list[str]
+) -> None:
+    with running(directory, "settings:app", "--bind", bind, *arguments, **variables) as program:
+        (options,) = json.loads(program.get())
+        assert options["hosts"] == hosts

@@ -396,6 +396,7 @@ def test_options_hold_on_a_blueprint_in_each_app_of_a_factory() -> None:
 def test_each_option_is_one_of_a_route_or_says_why_not(field: dataclasses.Field[Any]) -> None:
     options: dict[str, Any] = {field.name: field.default}
     if field.name in {
+        "hosts",
         "max_connections",
         "shutdown_code",
         "shutdown_reason",

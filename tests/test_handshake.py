@@ -16,6 +16,7 @@ from geventws.handshake import (
     Extension,
     Request,
     accept_key,
+    check_host,
     check_origin,
     check_request,
     parse_extensions,
@@ -443,6 +444,43 @@ def test_any_origin_is_allowed_or_refused(origin: str) -> None:
             check_origin(environ(HTTP_ORIGIN=origin), allowed)
         except HandshakeError as exc:
             assert exc.status == 403
+
+
+# Whether it asks for a host that is ours
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed", "fine"),
+    [
+        ("evil.example", ("*",), True),
+        *((host, ("loopback",), True) for host in
+          ("localhost", "LocalHost:8000", "localhost.", "app.localhost:1", "127.0.0.1:8000", "127.8.9.1", "[::1]:8000",
+           "[0:0:0:0:0:0:0:1]", "localhost:")),
+        *((host, ("loopback",), False) for host in
+          ("evil.example", "localhost.evil.example", "evillocalhost", "127.0.0.1.evil.example", "10.0.0.1", "[::]",
+           "[fe80::1]", "0.0.0.0", "loopback", "app.example")),
+        ("app.example", ("app.example",), True),
+        ("APP.example.:8443", ("app.Example",), True),
+        ("app.example", ("app.example.",), True),
+        ("www.app.example", ("app.example",), False),
+        ("a.example.org", ("*.example.org",), True),
+        ("a.b.example.org.", ("*.example.org",), True),
+        ("example.org", ("*.example.org",), False),
+        ("evilexample.org", ("*.example.org",), False),
+        ("[2001:db8::1]", ("[2001:DB8::1]",), True),
+        ("app.example", ("loopback", "app.example"), True),
+        ("localhost", ("app.example",), False),
+        ("app.example", (), False),
+    ],
+)  # fmt: skip
+def test_host_is_allowed_or_refused(host: str, allowed: tuple[str, ...], fine: bool) -> None:
+    if fine:
+        check_host(environ(HTTP_HOST=host), allowed)
+    else:
+        with pytest.raises(HandshakeError, match="option hosts") as caught:
+            check_host(environ(HTTP_HOST=host), allowed)
+        assert caught.value.status == 421
+        assert host in caught.value.reason
 
 
 # The answer

@@ -362,6 +362,29 @@ def test_the_option_origins_decides(tuned: Server, origin: str | None, status: i
         assert raw.head().startswith(f"HTTP/1.1 {status} ")
 
 
+@pytest.mark.parametrize("unix", [False, True], ids=["TCP", "Unix"])
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_a_page_whose_name_was_made_to_lead_here_is_refused_by_the_option_hosts(
+    tmp_path: Path, front_end: str, unix: bool
+) -> None:
+    env = {"GEVENTWS_HOSTS": "loopback, app.example"}
+    with serve("tests.apps:app", tmp_path, front_end=front_end, unix=unix, env=env) as server:
+        for host in ("127.0.0.1:8000", "[::1]", "app.localhost", "APP.example.:444"):
+            with Raw(server, request("/echo", Host=host, Origin=f"http://{host}")) as raw:
+                assert raw.head().startswith("HTTP/1.1 101 ")
+        for sent in (
+            request("/echo", Host="evil.example:8000", Origin="http://evil.example:8000"),
+            request("http://evil.example:8000/echo", Host="localhost", Origin="http://evil.example:8000"),
+        ):
+            answer = ask(server, sent)
+            assert (answer.status, answer.headers["Connection"]) == (421, "close")
+            assert answer.body == (
+                "421 Misdirected Request: host 'evil.example:8000' is not allowed by the option hosts\n"
+            )
+        assert ask(server, request("/echo", Host=None)).status == 400
+        server.wait_for_log(r"WARNING.* /echo refused: 421 .*hosts; if it is a name of this server, add it .*HOSTS=")
+
+
 # The view decides: HTTP answers to requests for a WebSocket
 
 ANSWERS: dict[str, tuple[int, str, dict[str, str]]] = {

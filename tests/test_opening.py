@@ -178,10 +178,11 @@ def test_accept_after_leaves_alone_whom_the_server_says_so(opened: Opener) -> No
     assert not peer.has_data()
 
 
-def test_origins_are_no_choice_of_the_view(opened: Opener) -> None:
+def test_origins_and_hosts_are_no_choice_of_the_view(opened: Opener) -> None:
     ws, peer = opened(accept=False)
-    with pytest.raises(TypeError, match="origins are judged before the view runs"):
-        ws.accept(origins=["*"])
+    for choice in ({"origins": ["*"]}, {"hosts": ["*"]}):
+        with pytest.raises(TypeError, match=f"{next(iter(choice))} are judged before the view runs"):
+            ws.accept((), **choice)  # type: ignore[arg-type]
     assert not peer.has_data()
 
 

@@ -21,6 +21,7 @@ DEFAULTS = {
     "max_connections": None,
     "accept_after": 3,
     "origins": ("same-host",),
+    "hosts": ("*",),
     "subprotocols": (),
     "deflate": True,
     "deflate_threshold": 192,
@@ -69,6 +70,8 @@ def test_defaults_are_those_of_the_documents() -> None:
                 "http://192.168.4.1/page?x=1",
             )
         ),
+        ("hosts", "loopback", ("loopback",)),
+        *(("hosts", host, (host,)) for host in ("*", "App.example.", "*.example.org", "[::1]", "my_host", "10.0.0.1")),
         ("subprotocols", "chat", ("chat",)),
         ("subprotocols", ["a", "b"], ("a", "b")),
         ("deflate", False, False),
@@ -110,6 +113,7 @@ SECONDS = (
     "max_lifetime",
     "hub_warning",
 )
+LISTS = ("origins", "hosts", "subprotocols")
 WRONG = [
     *((name, value) for name in WHOLE for value in (0, -1, 1.5, "1", True, math.inf, [1])),
     *((name, None) for name in ("max_message_size", "max_queue", "max_outbox", "close_timeout", "shutdown_code")),
@@ -119,8 +123,10 @@ WRONG = [
     *((name, value) for name in SECONDS for value in (0, -1.0, "1", True, math.nan, math.inf, 1e9, [1])),
     *(("shutdown_code", value) for value in (999, 1005, 1006, 1015, 2999, 5000, "1012", 1012.0, True)),
     *(("shutdown_reason", value) for value in (None, 1, b"bytes", "\xe9" * 62, "\ud800")),
-    *((name, value) for name in ("origins", "subprotocols") for value in (None, 1, "", [""], [1], [None], [b"a"])),
+    *((name, value) for name in LISTS for value in (None, 1, "", [""], [1], [None], [b"a"])),
     *(("subprotocols", value) for value in ("chat, superchat", ["a b"], ["a/b"], ["gr\xfcn"])),
+    *(("hosts", value) for value in
+      ("https://app.example", "app.example:8000", "*example.org", "::1", "a b", "m\xfcnchen.example")),
     *(("origins", value) for value in
       ("app.example/path", "https://", "https:///", "http://a.example:99999/", "https://app.example/",
        "https://*.example.org/page", "file://*", "https://a b", "https://*", "*example.org",
@@ -211,6 +217,7 @@ def test_variables_that_are_no_options_but_mean_something_are_left_alone(caplog:
         ("CLOSE_TIMEOUT", "1", 1.0),
         ("ORIGINS", "https://app.example, *.example.org", ("https://app.example", "*.example.org")),
         ("ORIGINS", "https://app.example\tsame-host", ("https://app.example", "same-host")),
+        ("HOSTS", "loopback, app.example", ("loopback", "app.example")),
         ("SUBPROTOCOLS", "chat,superchat", ("chat", "superchat")),
         ("DEFLATE", "off", False),
         ("DEFLATE", "False", False),
@@ -254,6 +261,7 @@ def test_variable_sets_its_option_alone(variable: str, text: str, kept: Any) -> 
         ("SHUTDOWN_REASON", "a" * 124),
         ("CLOSES_PER_SECOND", "off"),
         ("ORIGINS", "https://app.example/"),
+        ("HOSTS", "app.example:443"),
     ],
 )
 def test_wrong_variable_is_a_value_error_with_its_name(variable: str, text: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..options import Options, RequestLimits, parse
+from .listen import is_local
 
 METAVARS = {"bytes": "BYTES", "seconds": "SECONDS", "code": "CODE", "count": "N", "switch": "on|off", "text": "TEXT"}
 FLAGS_OF_FLASK_RUN = {
@@ -21,6 +22,7 @@ FLAGS_OF_FLASK_RUN = {
     "--key": "--keyfile FILE",
 }
 HUB_WARNING = "0.5"  # seconds, the option hub_warning of --debug
+HOSTS = "loopback"  # the option hosts of --debug, where strangers have no way but by a page in this machine's browser
 FLASK = "--flask"  # the first argument where the command is `flask geventws`
 
 
@@ -58,6 +60,8 @@ def read(arguments: Sequence[str]) -> argparse.Namespace:
         os.environ["FLASK_DEBUG"] = "1"  # which a Flask app reads when it is made
         chosen.reload = True
         chosen.hub_warning = chosen.hub_warning or os.environ.get("GEVENTWS_HUB_WARNING", HUB_WARNING)
+        if is_local(chosen.bind):
+            chosen.hosts = chosen.hosts or os.environ.get("GEVENTWS_HOSTS", HOSTS)
     return chosen
 
 
@@ -105,7 +109,7 @@ def _parser(is_flask: bool) -> argparse.ArgumentParser:
         "--debug",
         action="store_true",
         help="for development only: --reload, Flask's debug mode, Werkzeug's debugger on pages that fail, "
-        f"and --hub-warning {HUB_WARNING}",
+        f"--hub-warning {HUB_WARNING}, and --hosts {HOSTS} on localhost",
     )
     parser.add_argument(
         "--log-level",

@@ -8,6 +8,8 @@ from typing import Any
 
 from gevent import socket
 
+from ..handshake import is_loopback
+
 
 def listen(address: str) -> Any:
     """Return a listening gevent socket for HOST:PORT or unix:PATH.
@@ -36,6 +38,11 @@ def listen(address: str) -> Any:
         raise OSError(f"cannot listen on {address}: {exc.strerror or exc}") from exc
     listener.listen(1024)
     return listener
+
+
+def is_local(address: str) -> bool:
+    """Whether what listens on HOST:PORT is for programs of this machine alone."""
+    return is_loopback(address.rpartition(":")[0].lower())
 
 
 def _remove_stale_socket(path: str) -> None:
