@@ -42,6 +42,7 @@ _OPTIONS = {field.name for field in dataclasses.fields(Options)}
 _OPTIONS_OF_ALL = {
     "hosts": "is judged before the route is known",
     "max_connections": "counts the WebSockets of all routes",
+    "max_connections_per_address": "counts the WebSockets of all routes",
     "shutdown_code": "is for all that are open when the server stops",
     "shutdown_reason": "is for all that are open when the server stops",
     "closes_per_second": "is for all that are open when the server stops",

@@ -8,12 +8,13 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
+from http import HTTPStatus
 from typing import Any
 from weakref import WeakSet
 
 import gevent
 
-from .errors import ConnectionClosed
+from .errors import ConnectionClosed, HandshakeError
 from .loglines import printable
 from .websocket import WebSocket
 
@@ -92,7 +93,7 @@ def _takes(signature: inspect.Signature, *arguments: Any) -> bool:
 
 
 def expect_disconnects(app: Any) -> None:
-    """Have a Flask app take ConnectionClosed of a view's own WebSocket for a normal end.
+    """Have a Flask app take ConnectionClosed of a view's own WebSocket for a normal end, and its refusal for an answer.
 
     Flask logs what leaves a view as an error unless a handler is registered for it. The app may stand behind WSGI
     middleware that keeps it in the usual attribute. Any other app is left alone.
@@ -106,6 +107,7 @@ def expect_disconnects(app: Any) -> None:
             except KeyError:  # until Flask 2 it makes no dictionaries of itself
                 handlers = specification.setdefault(None, {}).setdefault(None, {})
             handlers.setdefault(ConnectionClosed, _end_view)
+            handlers.setdefault(HandshakeError, _refuse_view)
             return
         app = getattr(app, "app", None) or getattr(app, "wsgi_app", None)
 
@@ -125,6 +127,14 @@ def _end_view(exc: ConnectionClosed) -> str:
     if exc.websocket not in {None, own}:
         warn_of_foreign_end(own)
     return ""
+
+
+def _refuse_view(exc: HandshakeError) -> tuple[str, int, tuple[tuple[str, str], ...]]:
+    """Answer Flask for a view whose client has too many WebSockets. Raises any other refusal again."""
+    own = sys.modules["flask"].request.environ.get("wsgi.websocket")
+    if not isinstance(own, WebSocket) or own.refusal is not exc or exc.status != HTTPStatus.TOO_MANY_REQUESTS:
+        raise exc
+    return f"{exc}\n", exc.status.value, exc.headers
 
 
 def warn_of_foreign_end(ws: WebSocket) -> None:

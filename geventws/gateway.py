@@ -22,6 +22,7 @@ import gevent
 from gevent.event import Event
 
 from . import handshake, loglines
+from .addresses import Addresses
 from .errors import CloseCode, ConnectionClosed, HandshakeError, WebSocketError
 from .frameworks import (
     expect_disconnects_here,
@@ -98,12 +99,19 @@ class TakenSocket:
 class Gateway:
     """The WebSockets of one server or worker: admits them, runs their views, ends them."""
 
-    def __init__(self, options: Options, live: dict[WebSocket, gevent.Greenlet] | None = None) -> None:
-        """Take the options of all, and what other gateways count as live with these."""
+    def __init__(
+        self,
+        options: Options,
+        live: dict[WebSocket, gevent.Greenlet] | None = None,
+        proxies: Iterable[str] = (),
+    ) -> None:
+        """Take the options of all, what other gateways count as live with these, and the proxies to be trusted."""
         self.options = options
         log.disabled = False  # by an app's dictConfig(), which means all loggers that it does not name
         self.live = {} if live is None else live  # with the greenlets of the views
         self.max_connections = options.max_connections or _descriptor_limit()
+        most = options.max_connections_per_address
+        self.addresses = None if most is None else Addresses(most, proxies)
         self._closing = False
         self._was_hijacked = False  # a socket of it was
         self._idle = Event()
@@ -123,8 +131,11 @@ class Gateway:
         environ["HTTP_UPGRADE"] = "websocket"  # frameworks know no list of protocols
         on_accept = partial(self._on_accept, upgrade)
         options = self.options_for(app, environ)
-        ws = WebSocket(upgrade.sock, upgrade.take_leftover, environ, on_accept, options, *admitted)
-        del on_accept
+        admit = None
+        if self.addresses is not None:
+            admit = partial(self._take_place, self.addresses, upgrade, environ, environ.get("REMOTE_ADDR") or "")
+        ws = WebSocket(upgrade.sock, upgrade.take_leftover, environ, on_accept, options, *admitted, admit)
+        del on_accept, admit
         del admitted  # this frame lives as long as the WebSocket
         environ["wsgi.websocket"] = ws
         self.live[ws] = gevent.getcurrent()
@@ -133,11 +144,13 @@ class Gateway:
         self._accept_soon(ws, upgrade)
         try:
             return self._run_view(app, environ, ws, upgrade)
-        except HandshakeError as exc:  # of accept(), where no route allowed the client's origin
+        except HandshakeError as exc:  # of accept()
             return _refuse(exc, upgrade.start_response, environ)
         finally:
             ws.accept_no_more()  # where an exception came before any decision
             del self.live[ws]
+            if self.addresses is not None:
+                self.addresses.release(upgrade)
             environ.pop("wsgi.websocket", None)  # ws.environ points back: only the garbage collector would free them
             if ws.accepted:
                 upgrade.on_end(ws.bytes_sent)
@@ -230,6 +243,11 @@ class Gateway:
     def options_for(self, app: Application, environ: dict[str, Any]) -> Options:
         """Return the options of a handshake, which compat asks the app for."""
         return self.options
+
+    def _take_place(self, addresses: Addresses, upgrade: Upgrade, environ: dict[str, Any], peer: str) -> None:
+        """Count a WebSocket that is about to open; only now, as middleware may have found the client's address."""
+        expect_disconnects_here()  # and what take() raises
+        addresses.take(upgrade, environ, peer)
 
     def _on_accept(self, upgrade: Upgrade, size: int) -> None:
         expect_disconnects_here()
@@ -359,6 +377,8 @@ def _discard(data: bytes = b"") -> None:
 
 def log_refusal(error: HandshakeError, environ: dict[str, Any]) -> None:
     """Say in the log why a handshake is refused."""
+    if error.status == HTTPStatus.TOO_MANY_REQUESTS:
+        return  # Addresses has said it, unless it did so a moment ago
     hint = {HTTPStatus.FORBIDDEN: ORIGIN_HINT, HTTPStatus.MISDIRECTED_REQUEST: HOST_HINT}.get(error.status, "")
     path = printable(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
     log.warning("%s %s refused: %s%s", environ.get("REMOTE_ADDR") or "unix", path, error, hint)

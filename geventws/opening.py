@@ -34,10 +34,11 @@ class Opening:
     """A request for a WebSocket that is not decided yet.
 
     take_leftover() returns bytes read beyond the request, without waiting. on_accept(size) tells the server, just
-    before `size` bytes of 101 response go out, that the socket is no longer its own.
+    before `size` bytes of 101 response go out, that the socket is no longer its own. admit() comes before both, and may
+    raise the refusal of the client.
     """
 
-    __slots__ = ("_acceptor", "_on_accept", "_sock", "_take_leftover", "answered", "refusal", "request")
+    __slots__ = ("_acceptor", "_admit", "_on_accept", "_sock", "_take_leftover", "answered", "refusal", "request")
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class Opening:
         on_accept: Callable[[int], None],
         request: handshake.Request,
         refusal: HandshakeError | None,
+        admit: Callable[[], None] | None = None,
     ) -> None:
         self.request = request
         self.refusal = refusal  # of the client by its origin, unless the route allows it
@@ -53,6 +55,7 @@ class Opening:
         self._sock = sock
         self._take_leftover = take_leftover
         self._on_accept = on_accept
+        self._admit = admit
         self._acceptor: Deadline | None = None
 
     def negotiate(
@@ -67,6 +70,12 @@ class Opening:
         is_broken = not options.deflate_context_takeover and permessage_deflate.forgets_to_forget(agent)
         agreement = None if is_broken else permessage_deflate.negotiate(request.extensions, options)
         response = handshake.response(request, subprotocol, headers, extensions=str(agreement or ""))
+        if self._admit is not None:
+            try:
+                self._admit()
+            except HandshakeError as exc:
+                self.refusal = exc
+                raise
         return Outcome(response, subprotocol, agreement)
 
     def hand_over(self, size: int) -> tuple[Any, bytes]:
@@ -76,12 +85,24 @@ class Opening:
         self.accept_no_more()
         return self._sock, leftover
 
-    def accept_in(self, seconds: float, accept: Callable[[], None], may_accept: Callable[[], bool]) -> None:
-        """Have accept() called after this time, if nothing is decided by then and may_accept() holds."""
+    def accept_in(
+        self,
+        seconds: float,
+        accept: Callable[[], None],
+        may_accept: Callable[[], bool],
+        refuse: Callable[[HandshakeError], object],
+    ) -> None:
+        """Have accept() called after this time, if nothing is decided by then and may_accept() holds.
+
+        What it refuses the client for is given to refuse().
+        """
 
         def decide() -> None:
             if not self.answered and self.refusal is None and may_accept():
-                accept()
+                try:
+                    accept()
+                except HandshakeError as exc:
+                    refuse(exc)
 
         self.accept_no_more()
         self._acceptor = Deadline(decide)

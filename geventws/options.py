@@ -118,6 +118,9 @@ class Options(_Settings):
         "live WebSockets of a process, 503 past it; by default what its file descriptor limit allows",
         optional=True,
     )
+    max_connections_per_address: int | None = _option(
+        None, "count", "live WebSockets of one client's address, 429 past it; IPv6 counts by /64", optional=True
+    )
     accept_after: float | None = _option(
         3.0, "seconds", "time after which a silent view gets its handshake completed", optional=True
     )

@@ -10,10 +10,11 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gevent import Timeout, getcurrent
+from gevent import Timeout, getcurrent, kill
 
 from . import handshake
 from .connection import FAILING, OPEN, REMOTE_CLOSING
@@ -79,19 +80,20 @@ class WebSocket(metaclass=ForViews):
         options: Options,
         request: handshake.Request,
         refusal: HandshakeError | None = None,
+        admit: Callable[[], None] | None = None,
     ) -> None:
         """Prepare a WebSocket on a gevent socket whose request was read; servers call this, not apps.
 
         take_leftover() returns bytes read beyond the request, without waiting. on_accept(size) tells the
         server, just before `size` bytes of 101 response go out, that the socket is no longer its own.
-        refusal is what accept() raises, unless prepare() finds the client's origin allowed.
+        refusal is what accept() raises, unless prepare() finds the client's origin allowed; admit() may raise another.
         """
         self.before_wait: Callable[[], object] | None = None  # called before receive() really waits
         self.environ = environ
         self.subprotocol: str | None = None
         self.opened_at: float | None = None  # seconds since the epoch
         self.messages_sent = 0
-        self._opening: Opening | None = Opening(sock, take_leftover, on_accept, request, refusal)  # until the 101
+        self._opening: Opening | None = Opening(sock, take_leftover, on_accept, request, refusal, admit)
         self._session: Session | None = None  # from then on
         self._options = options
         self._number = next(_numbers)
@@ -155,7 +157,8 @@ class WebSocket(metaclass=ForViews):
     def accept_soon(self, may_accept: Callable[[], bool] = lambda: True) -> None:
         """Have the handshake completed in accept_after seconds, if nothing is decided then and may_accept() holds."""
         if self._options.accept_after is not None and self._opening is not None:
-            self._opening.accept_in(self._options.accept_after, self.accept, may_accept)
+            refuse = partial(kill, self._view)  # a view that is silent would wait for ever
+            self._opening.accept_in(self._options.accept_after, self.accept, may_accept, refuse)
 
     def accept_no_more(self) -> None:
         """Leave the handshake to the view alone again, or to what it has decided."""

@@ -295,7 +295,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
                 flag = field.name.replace("_", "-")
                 self.log.warning("%s is for servers without gunicorn and changes nothing; use --%s", variable, flag)
         self._servers: list[StreamServer] = []
-        self.gateway = Gateway(options)  # before the app: a signal may come while it is imported
+        # Before the app: a signal may come while it is imported.
+        self.gateway = Gateway(options, proxies=self.cfg.forwarded_allow_ips)
         self._errors = _Errors(self.cfg)
         self._connections: dict[gevent.Greenlet, _HttpConnection] = {}
         super().load_wsgi()

@@ -278,20 +278,20 @@ class Opener:
         accept: bool = True,
         wrap: Callable[[Any], Any] = lambda sock: sock,
         refusal: HandshakeError | None = None,
+        admit: Callable[[], None] | None = None,
         **options: Any,
     ) -> tuple[WebSocket, Peer]:
         """Return a WebSocket and its peer, the handshake done unless accept is False.
 
         leftover came with the request; wrap makes the server's socket another one; refusal is the client's by its
-        origin.
+        origin; admit may raise another.
         """
         server, client = joined(kind, self._certificate, buffer=buffer)
         environ = {"SCRIPT_NAME": "", "PATH_INFO": "/path", "REQUEST_METHOD": "GET"}
         leftovers = itertools.chain([leftover], itertools.repeat(b""))
         request = Request(KEY, (), ())
-        ws = WebSocket(
-            wrap(server), lambda: next(leftovers), environ, lambda size: None, Options(**options), request, refusal
-        )
+        ends = wrap(server), lambda: next(leftovers), environ, lambda size: None
+        ws = WebSocket(*ends, Options(**options), request, refusal, admit)
         peer = Peer(client)
         self._opened.append((ws, peer, server))
         if accept:

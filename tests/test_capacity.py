@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from .crowd import TEXT, Crowd, allow_descriptors, frame, page
+from .raw import Raw, request
 from .servers import DEADLINE, FRONT_ENDS, Server, cpu_seconds, process_id, serve, upgrade_request, wait_for
 
 pytestmark = pytest.mark.slow  # it starts servers or installs packages
@@ -108,6 +110,68 @@ def test_websocket_past_max_connections_gets_503_until_one_leaves(tmp_path: Path
         wait_for(welcome, "a welcome in the place of the one that left")
         clients[0].send("still here")
         assert clients[0].recv(DEADLINE) == "still here"
+
+
+def from_address(path: str, forwarded: str) -> bytes:
+    """Return a handshake that a proxy has passed on for this client."""
+    return request(path, X_Forwarded_For=f"203.0.113.250, {forwarded}")
+
+
+# How the server knows the client: its app, where it listens, its arguments, and who does not come from a proxy.
+WAYS = {
+    "ProxyFix": ("fixed", False, ["worker", "server"], []),
+    "gunicorn": ("app", False, ["worker"], []),  # which trusts 127.0.0.1
+    "gunicorn, told": ("app", False, ["worker"], ["--forwarded-allow-ips", "127.0.0.0/8"]),
+    "a Unix socket": ("app", True, ["worker", "server"], []),
+}
+
+
+@pytest.mark.parametrize("path", ["/echo", "/plain", "/silent"])
+@pytest.mark.parametrize(
+    ("way", "front_end"), [(way, front_end) for way, (_, _, ends, _) in WAYS.items() for front_end in ends]
+)
+def test_one_address_behind_a_proxy_gets_429_and_another_does_not(
+    tmp_path: Path, way: str, front_end: str, path: str
+) -> None:
+    app, unix, _, arguments = WAYS[way]
+    env = {"GEVENTWS_MAX_CONNECTIONS_PER_ADDRESS": "2", "GEVENTWS_ACCEPT_AFTER": "0.1"}
+    with (
+        serve(
+            f"tests.apps_addresses:{app}", tmp_path, front_end=front_end, unix=unix, arguments=arguments, env=env
+        ) as server,
+        ExitStack() as stack,
+    ):
+        for address in ("198.51.100.1", "198.51.100.1", "198.51.100.2", "2001:db8::1", "2001:db8::2"):
+            raw = stack.enter_context(Raw(server, from_address(path, address)))
+            assert raw.head().startswith("HTTP/1.1 101 ")
+        for address in ("198.51.100.1", "2001:db8::3"):
+            answer = server.exchange(from_address(path, address))
+            head, _, body = answer.decode().partition("\r\n\r\n")
+            assert head.startswith("HTTP/1.1 429 ")
+            assert "\r\nRetry-After: 10" in head and "\r\nConnection: close" in head
+            assert "the option max_connections_per_address allows no more" in body
+        server.wait_for_log(rf"WARNING.* 198\.51\.100\.1 {path} refused: 429 .*max_connections_per_address")
+        assert len(re.findall("refused", server.log)) == 1
+        assert "Traceback" not in server.log
+        raw.reset()  # one of 2001:db8::
+
+        def welcome() -> bool:
+            with Raw(server, from_address(path, "2001:db8::3")) as client:
+                return client.head().startswith("HTTP/1.1 101 ")
+
+        wait_for(welcome, "a welcome in the place of the one that left")
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_address_that_a_stranger_writes_counts_for_nothing(tmp_path: Path, front_end: str) -> None:
+    arguments = ["--forwarded-allow-ips", "192.0.2.1"] if front_end == "worker" else []
+    env = {"GEVENTWS_MAX_CONNECTIONS_PER_ADDRESS": "1"}
+    with (
+        serve("tests.apps_addresses:app", tmp_path, front_end=front_end, arguments=arguments, env=env) as server,
+        Raw(server, from_address("/echo", "198.51.100.1")) as raw,
+    ):
+        raw.head()
+        assert server.exchange(from_address("/echo", "198.51.100.2")).startswith(b"HTTP/1.1 429 ")
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)

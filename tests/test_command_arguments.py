@@ -39,6 +39,7 @@ OPTIONS = {
     "ping_timeout": ("8", 8.0),
     "close_timeout": ("2.5", 2.5),
     "max_connections": ("11", 11),
+    "max_connections_per_address": ("7", 7),
     "accept_after": ("0.5", 0.5),
     "origins": ("same-host, https://app.example", ["same-host", "https://app.example"]),
     "hosts": ("loopback, app.example", ["loopback", "app.example"]),

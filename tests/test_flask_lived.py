@@ -398,6 +398,7 @@ def test_each_option_is_one_of_a_route_or_says_why_not(field: dataclasses.Field[
     if field.name in {
         "hosts",
         "max_connections",
+        "max_connections_per_address",
         "shutdown_code",
         "shutdown_reason",
         "closes_per_second",

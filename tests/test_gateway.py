@@ -16,7 +16,7 @@ import gevent.event
 import pytest
 
 from geventws.connection import Close
-from geventws.errors import ConnectionClosed, WebSocketError
+from geventws.errors import ConnectionClosed, HandshakeError, WebSocketError
 from geventws.gateway import Gateway, TakenSocket, Upgrade
 from geventws.options import Options
 from geventws.websocket import WebSocket
@@ -118,6 +118,81 @@ def test_one_more_than_max_connections_is_refused_until_one_has_left(ask: Any) -
     first.peer.sock.close()
     first.end()
     ask(of_view(wait), gateway).peer.open()
+
+
+def fail(ws: WebSocket) -> None:
+    wait(ws)
+    raise ValueError("fails behind its use")
+
+
+def leave(ws: WebSocket) -> None:
+    ws.close()
+
+
+def accept_badly(ws: WebSocket) -> None:
+    with pytest.raises(ValueError, match="belongs to the handshake"):
+        ws.accept(headers={"Upgrade": "x"})
+    wait(ws)
+
+
+def accept_in_a_thread(ws: WebSocket) -> None:
+    def accept() -> HandshakeError | None:
+        try:
+            ws.accept()
+        except HandshakeError as exc:
+            return exc  # the pool prints what is raised
+        return None
+
+    refusal = gevent.get_hub().threadpool.apply(accept)
+    if refusal is not None:
+        raise refusal
+    wait(ws)
+
+
+@pytest.mark.parametrize("view", [wait, fail, leave, accept_badly, accept_in_a_thread])
+@pytest.mark.parametrize("end", ["leaves", "is killed"])
+def test_place_of_an_address_is_free_again_once_whatever_the_end(
+    ask: Any, caplog: pytest.LogCaptureFixture, view: Any, end: str
+) -> None:
+    gateway = Gateway(Options(max_connections_per_address=1))
+    for _ in range(3):
+        asked = ask(of_view(view), gateway, REMOTE_ADDR="192.0.2.1")
+        asked.peer.open()
+        ask(of_view(wait), gateway, REMOTE_ADDR="192.0.2.2").peer.sock.close()
+        if view is not leave:
+            refused = ask(of_view(view), gateway, REMOTE_ADDR="192.0.2.1").end()
+            assert (refused.status, refused.headers["Retry-After"]) == ("429 Too Many Requests", "10")
+            assert b"max_connections_per_address" in refused.body[0]
+        if end == "is killed":
+            asked.running.kill(block=False)
+        asked.peer.sock.close()
+        asked.end()
+        settle()
+    assert gateway.addresses is not None
+    assert (gateway.addresses._counts, gateway.addresses._places) == ({}, {})
+
+
+@pytest.mark.parametrize("answer", ["404 Not Found", "failure", "nothing"])
+def test_request_that_opens_no_websocket_takes_no_place(ask: Any, answer: str) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        if answer == "failure":
+            raise ValueError(answer)
+        if answer != "nothing":
+            start_response(answer, [])
+        return []
+
+    gateway = Gateway(Options(max_connections_per_address=1))
+    for _ in range(2):
+        ask(app, gateway, REMOTE_ADDR="192.0.2.1").end()
+    ask(of_view(wait), gateway, REMOTE_ADDR="192.0.2.1").peer.open()
+
+
+def test_silent_view_of_a_client_without_a_place_is_ended(ask: Any) -> None:
+    gateway = Gateway(Options(max_connections_per_address=1, accept_after=0.01))
+    asked = [ask(of_view(lambda ws: gevent.event.Event().wait()), gateway, REMOTE_ADDR="192.0.2.1") for _ in range(2)]
+    asked[0].peer.open()
+    assert asked[1].end().status == "429 Too Many Requests"
+    assert len(gateway.live) == 1
 
 
 @pytest.mark.parametrize(("method", "has_body"), [("POST", True), ("HEAD", False)])

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from time import monotonic
 from types import SimpleNamespace
 
-import gevent
+import gevent.event
 import pytest
 
 from geventws.connection import Close
@@ -19,7 +19,7 @@ from geventws.frames import TEXT
 from geventws.opening import warn_of_subprotocols
 from geventws.websocket import WebSocket
 
-from .pairs import LAST_WORDS, Opener, echo, masked, reset, settle, until, until_closed, usable
+from .pairs import LAST_WORDS, WITHIN, Opener, echo, masked, reset, settle, until, until_closed, usable
 
 pytestmark = pytest.mark.usefixtures("errors")
 
@@ -206,6 +206,37 @@ def test_every_use_raises_the_refusal_of_an_origin_until_a_route_allows_it(opene
     peer.open()
     assert peer.receive() == "welcome"
     assert ws.options.max_message_size == 10
+
+
+def test_client_that_is_not_admitted_is_refused_at_every_use(opened: Opener) -> None:
+    asked: list[bool] = []
+
+    def admit() -> None:
+        asked.append(True)
+        raise HandshakeError(HTTPStatus.TOO_MANY_REQUESTS, "no place")
+
+    ws, peer = opened(accept=False, admit=admit)
+    with pytest.raises(ValueError, match="belongs to the handshake"):
+        ws.accept(headers={"Upgrade": "x"})
+    assert not asked
+    for use in (ws.receive, ws.accept):
+        with pytest.raises(HandshakeError, match="no place"):
+            use()
+    assert asked == [True]
+    assert ws.refusal is not None
+    assert not peer.has_data()
+
+
+def test_silent_view_whose_client_is_not_admitted_is_told(opened: Opener) -> None:
+    def admit() -> None:
+        raise HandshakeError(HTTPStatus.TOO_MANY_REQUESTS, "no place")
+
+    ws, _ = opened(accept=False, admit=admit, accept_after=0.01)
+    view = opened.spawn(gevent.event.Event().wait)
+    ws.belongs_to(view)
+    ws.accept_soon()
+    view.join(WITHIN)
+    assert isinstance(view.value, HandshakeError)
 
 
 def test_options_of_a_route_come_too_late_behind_the_handshake(opened: Opener) -> None:

@@ -19,6 +19,7 @@ DEFAULTS = {
     "ping_timeout": 20,
     "close_timeout": 5,
     "max_connections": None,
+    "max_connections_per_address": None,
     "accept_after": 3,
     "origins": ("same-host",),
     "hosts": ("*",),
@@ -56,6 +57,8 @@ def test_defaults_are_those_of_the_documents() -> None:
         ("close_timeout", 0.001, 0.001),
         ("max_connections", 5, 5),
         ("max_connections", None, None),
+        ("max_connections_per_address", 1, 1),
+        ("max_connections_per_address", None, None),
         ("origins", "*", ("*",)),
         ("origins", ["https://app.example:8443", "*.example.org"], ("https://app.example:8443", "*.example.org")),
         ("origins", (), ()),
@@ -101,8 +104,8 @@ def test_good_value_is_kept(name: str, value: Any, kept: Any) -> None:
 
 
 WHOLE = (
-    "max_message_size", "max_queue", "max_outbox", "max_connections", "closes_per_second",
-    "deflate_threshold", "deflate_level", "deflate_window_bits", "deflate_memory_level",
+    "max_message_size", "max_queue", "max_outbox", "max_connections", "max_connections_per_address",
+    "closes_per_second", "deflate_threshold", "deflate_level", "deflate_window_bits", "deflate_memory_level",
 )  # fmt: skip
 SECONDS = (
     "send_timeout",
@@ -210,6 +213,8 @@ def test_variables_that_are_no_options_but_mean_something_are_left_alone(caplog:
         ("MAX_QUEUE", " 8 ", 8),
         ("MAX_CONNECTIONS", "500", 500),
         ("MAX_CONNECTIONS", "none", None),
+        ("MAX_CONNECTIONS_PER_ADDRESS", "20", 20),
+        ("MAX_CONNECTIONS_PER_ADDRESS", "off", None),
         ("SEND_TIMEOUT", "2.5", 2.5),
         ("PING_INTERVAL", "off", None),
         ("PING_TIMEOUT", "Never", None),

@@ -36,6 +36,7 @@ FLOORS = {
     "opening": 6,
     "session": 6,
     "websocket": 6,
+    "addresses": 6,
     "frameworks": 7,
     "rooms/address": 4,
     "rooms/bus": 4,
