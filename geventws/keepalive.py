@@ -78,6 +78,11 @@ class Keepalive:
         self._transport.write(self._connection.encode_ping(ping.payload))
         return ping
 
+    @property
+    def unanswered(self) -> int:
+        """How many pings wait for their pong."""
+        return len(self._sent)
+
     def forget(self, payload: bytes) -> None:
         """Take no interest in this ping's pong any more."""
         self._sent = tuple([ping for ping in self._sent if ping.payload != payload])

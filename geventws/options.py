@@ -103,6 +103,9 @@ class Options(_Settings):
         1 << 20, "bytes", "largest message to receive; a larger one ends the connection with 1009"
     )
     max_queue: int = _option(16, "count", "received messages that may wait for the view before the peer is held back")
+    max_message_rate: int | None = _option(
+        None, "count", "messages a second above which the peer is held back, and closed with 1008", optional=True
+    )
     max_outbox: int = _option(1 << 20, "bytes", "data waiting to be sent above which send() waits for the peer")
     send_timeout: float | None = _option(
         20.0, "seconds", "give a peer up that takes no byte of what is sent for this long", optional=True

@@ -55,6 +55,7 @@ class Session:
         "debug",
         "keepalive",
         "messages_received",
+        "most_frames",
         "queue",
         "reader",
         "transport",
@@ -77,6 +78,7 @@ class Session:
         ] = []  # messages for the view; an empty deque weighs 700 bytes more, and it is short
         self.reader: Any = None  # the greenlet that waits for a message
         self.messages_received = 0
+        self.most_frames = options.max_queue  # to parse at a time
         self.transport = transport = Transport(
             sock, self, max_outbox=options.max_outbox, send_timeout=options.send_timeout
         )
@@ -176,7 +178,7 @@ class Session:
         """Take in bytes: answer control frames, queue messages, wake the reader."""
         connection, transport, queue = self.connection, self.transport, self.queue
         waiting = len(queue)
-        limit = self._options.max_queue
+        limit = self.most_frames
         if waiting:
             limit = max(limit - waiting, 1)
         is_open = connection.state is OPEN

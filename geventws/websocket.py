@@ -26,6 +26,7 @@ from .loglines import describe, path_of, peer_of, printable
 from .message import Prepared, Sendable, from_json, to_json
 from .opening import Opening, warn_of_subprotocols
 from .options import Options
+from .rate import RatedSession
 from .session import Session
 from .shown import ForViews
 from .threads import HubEnded, call, here, home
@@ -145,7 +146,8 @@ class WebSocket(metaclass=ForViews):
         self.subprotocol = subprotocol
         self.opened_at = time()
         self._opening = None
-        self._session = session = Session(sock, self._hub, self.environ, chosen, agreement)
+        kind = Session if chosen.max_message_rate is None else RatedSession
+        self._session = session = kind(sock, self._hub, self.environ, chosen, agreement)
         session.open(response, leftover)
         if expires_at is not None:
             session.expire_at(end)
@@ -157,8 +159,7 @@ class WebSocket(metaclass=ForViews):
     def accept_soon(self, may_accept: Callable[[], bool] = lambda: True) -> None:
         """Have the handshake completed in accept_after seconds, if nothing is decided then and may_accept() holds."""
         if self._options.accept_after is not None and self._opening is not None:
-            refuse = partial(kill, self._view)  # a view that is silent would wait for ever
-            self._opening.accept_in(self._options.accept_after, self.accept, may_accept, refuse)
+            self._opening.accept_in(self._options.accept_after, self.accept, may_accept, partial(kill, self._view))
 
     def accept_no_more(self) -> None:
         """Leave the handshake to the view alone again, or to what it has decided."""

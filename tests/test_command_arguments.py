@@ -33,6 +33,7 @@ FILES = {"good.py": APP % "good", "settings.py": SETTINGS_APP}
 OPTIONS = {
     "max_message_size": ("2048", 2048),
     "max_queue": ("3", 3),
+    "max_message_rate": ("100", 100),
     "max_outbox": ("4096", 4096),
     "send_timeout": ("7.5", 7.5),
     "ping_interval": ("off", None),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import select
 import struct
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from geventws.rate import BURST
 
 from .bombs import compressed, message
 from .crowd import allow_descriptors, page
@@ -475,3 +478,40 @@ def test_a_session_may_end_at_any_byte(server: Server, end: Callable[[Raw], None
                         other.send(frame(PING))
                         assert next_frame(other) == (PONG, b"")
                 end(raw)
+
+
+# More messages than the option max_message_rate allows
+
+
+def flooded_until(raw: Raw, data: bytes, last: bytes) -> bytes:
+    """Send data again and again, and read meanwhile; return what has come once that ends with last."""
+    raw.sock.settimeout(0)
+    received, rest = b"", data
+    end = time.monotonic() + DEADLINE
+    while not received.endswith(last):
+        assert time.monotonic() < end
+        readable, writable, _ = select.select([raw.sock], [raw.sock], [], DEADLINE)
+        if writable:
+            rest = rest[raw.sock.send(rest) :] or data
+        if readable:
+            received += raw.sock.recv(65536)
+    return received
+
+
+@pytest.mark.parametrize("path", ["/server", "/route", "/accepted"])
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_flood_of_messages_is_held_back_then_closed_with_1008(tmp_path: Path, front_end: str, path: str) -> None:
+    env = {"GEVENTWS_MAX_MESSAGE_RATE": "20"} if path == "/server" else {}
+    with serve("tests.apps_rate:app", tmp_path, front_end=front_end, env=env) as server:
+        begun = time.monotonic()
+        with Raw(server, request("/off")) as other, Raw(server, request(path)) as raw:
+            other.head()
+            raw.head()
+            reason = b"\x03\xf0more than 20 messages a second"
+            received = flooded_until(raw, frame(TEXT, b"x") * 1000, bytes([0x88, len(reason)]) + reason)
+            assert received.count(b"\x81\x01x") <= 20 * (BURST + time.monotonic() - begun) + 1
+            server.wait_for_log(rf"WARNING.*{path} closes: the peer goes on past max_message_rate, 20 messages a sec")
+            other.send(frame(TEXT, b"x") * 5000)
+            for _ in range(5000):
+                assert next_frame(other) == (TEXT, b"x")
+        server.wait_for_log(rf"{path} close 1008 ")

@@ -13,6 +13,7 @@ from geventws.options import Options, RequestLimits
 DEFAULTS = {
     "max_message_size": 1024 * 1024,
     "max_queue": 16,
+    "max_message_rate": None,
     "max_outbox": 1024 * 1024,
     "send_timeout": 20,
     "ping_interval": 20,
@@ -48,6 +49,8 @@ def test_defaults_are_those_of_the_documents() -> None:
     [
         ("max_message_size", 1, 1),
         ("max_queue", 1, 1),
+        ("max_message_rate", 1, 1),
+        ("max_message_rate", None, None),
         ("max_outbox", 10**12, 10**12),
         ("send_timeout", None, None),
         ("ping_interval", None, None),
@@ -104,7 +107,7 @@ def test_good_value_is_kept(name: str, value: Any, kept: Any) -> None:
 
 
 WHOLE = (
-    "max_message_size", "max_queue", "max_outbox", "max_connections", "max_connections_per_address",
+    "max_message_size", "max_queue", "max_message_rate", "max_outbox", "max_connections", "max_connections_per_address",
     "closes_per_second", "deflate_threshold", "deflate_level", "deflate_window_bits", "deflate_memory_level",
 )  # fmt: skip
 SECONDS = (
@@ -211,6 +214,8 @@ def test_variables_that_are_no_options_but_mean_something_are_left_alone(caplog:
     [
         ("MAX_MESSAGE_SIZE", "65536", 65536),
         ("MAX_QUEUE", " 8 ", 8),
+        ("MAX_MESSAGE_RATE", "50", 50),
+        ("MAX_MESSAGE_RATE", "off", None),
         ("MAX_CONNECTIONS", "500", 500),
         ("MAX_CONNECTIONS", "none", None),
         ("MAX_CONNECTIONS_PER_ADDRESS", "20", 20),
