@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import gevent
 import pytest
 
 from geventws.connection import OPEN, Close, Pong
+from geventws.frames import TEXT
 from geventws.websocket import WebSocket
 
-from .pairs import Certificate, Opener, Peer, close_frame, ping_frame, until, watched_hub
+from .pairs import Certificate, Opener, Peer, close_frame, masked, ping_frame, pong_frame, settle, until, watched_hub
 
 KINDS = ["unix", "tcp", "tls"]
 MEGABYTE = 1 << 20
+
+greenlet: Any = gevent.Greenlet.__base__  # of the greenlet package
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +70,22 @@ def test_session_without_any_view_answers_a_ping_and_a_close(opened: Opener, kin
     assert peer.receive() == Close(4000, "")
     peer.sock.close()
     until(lambda: ws.session.transport.closed, "the end")
+
+
+@pytest.mark.parametrize("rate", [None, 10_000], ids=["no rate", "a rate"])
+def test_nothing_that_a_peer_sends_makes_a_greenlet_or_a_thread(opened: Opener, rate: int | None) -> None:
+    ws, peer = opened("tcp", max_queue=5000, max_message_rate=rate)
+    settle()
+
+    def count() -> tuple[int, int]:
+        greenlets = [thing for thing in gc.get_objects() if issubclass(type(thing), greenlet) and not thing.dead]
+        return len(greenlets), threading.active_count()
+
+    before = count()
+    frames = (masked(TEXT, b"x"), ping_frame(), pong_frame())
+    peer.sock.sendall(b"".join(frames) * 1000)
+    until(lambda: ws.messages_received == 1000, "the last message")
+    assert count() == before
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -127,6 +127,8 @@ TESTED_IN |= dict.fromkeys(
 )
 TESTED_IN |= dict.fromkeys([f"rooms/{name}" for name in ("register", "subscriber")], "test_rooms_faults.py")
 
+UNSAFE = {"pickle", "marshal", "shelve", "dill", "eval", "exec"}
+
 LAST_PURE = 4
 GREENLETS_AND_CLOCKS = {"gevent", "socket", "select", "selectors", "ssl", "threading", "time", "asyncio"}
 
@@ -244,6 +246,15 @@ def test_checker_lets_a_good_import_pass(module: str, source: str) -> None:
 )
 def test_checker_names_a_bad_import(module: str, source: str, fault: str) -> None:
     assert faults(module, source) == [fault]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_bytes_that_come_from_outside_can_run(path: Path) -> None:
+    """What comes on a bus, a wire or a Unix socket is JSON: a pickle of somebody else's would run his code."""
+    module = str(path.relative_to(PACKAGE).with_suffix(""))
+    assert not UNSAFE & set(imports(module, path.read_text()))
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    assert not UNSAFE & {function.id for function in calls if isinstance(function, ast.Name)}
 
 
 def file_of_tests(module: str) -> str:
