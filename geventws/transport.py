@@ -302,8 +302,10 @@ class Transport:
                 sent = self._send_records(rest)
                 if sent == len(rest):
                     sent += self._send_records(outbox)
+            elif (rest or data) and hasattr(self._pipe, "sendmsg"):  # as it is not on Windows
+                sent = self._pipe.sendmsg((rest, outbox, data))
             else:
-                sent = self._pipe.sendmsg((rest, outbox, data)) if rest or data else self._pipe.send(outbox)
+                sent = self._pipe.send(rest or outbox)
         except _NOT_NOW:
             sent = 0
         except OSError as exc:

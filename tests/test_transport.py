@@ -264,6 +264,29 @@ def test_a_peer_that_takes_little_at_a_time_is_not_given_up(make: Maker, kind: s
     assert owner.lost == []
 
 
+class OfWindows(RecordingSocket):
+    """A socket that has no sendmsg()."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "sendmsg":
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "sendmsg":
+            raise AttributeError(name)
+        return super().__getattr__(name)
+
+
+def test_socket_without_sendmsg_loses_nothing(make: Maker) -> None:
+    owner, client = make("tcp", buffer=SMALL, max_outbox=1 << 30, wrap=partial(OfWindows, []))
+    sent = [os.urandom(size) for size in (10, 20_000, 300_000, 10, 10, 300_000, 20_000)]
+    for piece in sent:
+        owner.transport.write(piece, more=len(piece) == 10)
+    assert read(client, sum(map(len, sent))) == b"".join(sent)
+    assert owner.lost == []
+
+
 class Greedy(RecordingSocket):
     """A socket whose kernel takes ten bytes, after which the process gets no more memory until relax() is called."""
 
