@@ -186,7 +186,10 @@ def _ask_app_protocol(self: Gateway, app: Application, environ: dict[str, Any]) 
     for _ in range(10):
         inner = getattr(inner, "__self__", inner)  # a server may call its method
         if hasattr(inner, "app_protocol"):
-            name = inner.app_protocol(environ["PATH_INFO"])
+            try:
+                name = inner.app_protocol(environ["PATH_INFO"])
+            except SystemExit as exc:  # which would end the whole program
+                raise RuntimeError(f"app_protocol({environ['PATH_INFO']!r}) called sys.exit({exc.code!r})") from exc
             return self.options.replace(subprotocols=[name]) if name else self.options
         inner = getattr(inner, "app", None) or getattr(inner, "wsgi_app", None)  # in middleware
     return self.options

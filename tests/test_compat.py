@@ -214,6 +214,15 @@ for served in (app, ProxyFix(app), app.test_client()):
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_app_protocol_that_exits_ends_no_server(front_end: str, tmp_path: Path) -> None:
+    with serve("tests.legacy.idioms_app:exits", tmp_path, front_end=front_end, env=COMPAT) as server:
+        for _ in range(2):
+            with pytest.raises(InvalidStatus, match="500"):
+                server.connect("/loop")
+        server.wait_for_log(r"RuntimeError: app_protocol\('/loop'\) called sys\.exit\(3\)")
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_clients_of_a_unix_socket_can_be_told_apart(front_end: str, tmp_path: Path) -> None:
     with (
         serve("tests.legacy.idioms_app:app", tmp_path, front_end=front_end, unix=True, env=COMPAT) as server,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -101,3 +102,10 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
 
 
 app.app_protocol = {"/attributes": "graphql-ws"}.get  # type: ignore[attr-defined]  # which the handler asked
+
+
+def exits(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    return app(environ, start_response)
+
+
+exits.app_protocol = lambda path: sys.exit(3)  # type: ignore[attr-defined]
