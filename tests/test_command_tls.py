@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
 import re
 import shlex
 import ssl
 import subprocess
+import termios
 from pathlib import Path
 
 import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
-from .commands import APP, Answers, answers_to, assert_one_line, command, environment, running, write_files
+from .commands import APP, PATIENCE, Answers, answers_to, assert_one_line, command, environment, running, write_files
 
 pytestmark = pytest.mark.slow  # it starts servers or installs packages
 
@@ -74,6 +78,38 @@ def test_tls(directory: Path, certificate: tuple[str, str, ssl.SSLContext], file
     with running(directory, "good:app", "--bind", "127.0.0.1:0", *arguments) as program:
         assert program.address().startswith("https://")
         assert program.get(tls=context).startswith("good")
+
+
+def test_ctrl_d_at_the_prompt_for_a_passphrase_is_a_mistake_of_one_line(
+    directory: Path, certificate: tuple[str, str, ssl.SSLContext]
+) -> None:
+    lock(Path(certificate[1]), directory / "secret.pem")
+    arguments = ["good:app", "--bind=127.0.0.1:0", "--certfile", certificate[0], "--keyfile", "secret.pem"]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command(*arguments),
+        cwd=directory,
+        env=environment({}),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while b"Passphrase of secret.pem: " not in shown:
+            shown += os.read(ours, 1024)
+        os.write(ours, b"\x04")
+        assert process.wait(PATIENCE) == 2
+        shown += os.read(ours, 1024)
+        assert b"geventws: no passphrase was given for secret.pem" in shown
+        assert b"Traceback" not in shown
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
 
 
 def test_a_passphrase_may_come_by_stdin_where_there_is_no_terminal(

@@ -46,13 +46,15 @@ def tls_context(certfile: str | None, keyfile: str | None) -> ssl.SSLContext | N
 def _passphrase(name: str) -> str:
     """Return the passphrase of a key file, from the terminal; without one from stdin.
 
-    Raises ValueError naming the file, where stdin has none either.
+    Raises ValueError naming the file, where stdin has none either, or Ctrl-D ended the terminal's line.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", getpass.GetPassWarning)
             return getpass.getpass(f"Passphrase of {name}: ")
-    except (getpass.GetPassWarning, EOFError):
+    except EOFError:
+        raise ValueError(f"no passphrase was given for {name}") from None
+    except getpass.GetPassWarning:
         given = sys.stdin.readline().rstrip("\n") if sys.stdin is not None else ""
     if not given:
         raise ValueError(
