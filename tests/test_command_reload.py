@@ -52,9 +52,10 @@ def test_a_mistake_gets_one_line_and_status_2(answers: Answers, made: tuple[str,
     assert_one_line(answers[made], MISTAKES[made])
 
 
-def test_reload_without_werkzeug_names_the_pip_command(directory: Path) -> None:
+@pytest.mark.parametrize("flag", ["--reload", "--debug"])
+def test_reload_and_debug_without_werkzeug_name_the_pip_command(directory: Path, flag: str) -> None:
     (directory / "werkzeug.py").write_text("raise ImportError('not installed here')\n")
-    assert_one_line(run(directory, "good:app", "--reload"), "pip install werkzeug")
+    assert_one_line(run(directory, "good:app", flag), f"{flag} needs Werkzeug: pip install werkzeug")
 
 
 def test_reload_serves_what_the_file_says_now(directory: Path) -> None:

@@ -67,10 +67,25 @@ def test_log_level(directory: Path) -> None:
 # The end
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_a_signal_ends_it_with_status_0(directory: Path, number: int) -> None:
-    with running(directory, "good:app", "--bind", "unix:server.sock") as program:
+@pytest.mark.parametrize("arguments", [[], ["--reload"]], ids=["plain", "--reload"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=["SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_signal_ends_it_with_status_0(directory: Path, number: int, arguments: list[str]) -> None:
+    with running(directory, "good:app", "--bind", "unix:server.sock", *arguments) as program:
         assert closed_by(program, number) == 1012
         assert program.process.wait(PATIENCE) == 0
         assert not (directory / "server.sock").exists()
         assert "Traceback" not in program.err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--reload"]], ids=["plain", "--reload"])
+def test_nohup_keeps_it_when_the_terminal_is_gone(directory: Path, arguments: list[str]) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does, for what it starts
+    try:
+        with running(directory, "good:app", "--bind", "unix:server.sock", *arguments) as program:
+            with program.websocket() as ws:
+                program.process.send_signal(signal.SIGHUP)
+                ws.send("still here")
+                assert ws.recv(PATIENCE) == "still here"
+            assert program.end(signal.SIGTERM) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)

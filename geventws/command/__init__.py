@@ -5,6 +5,7 @@ Knows none of them.
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 
@@ -17,6 +18,15 @@ class AppError(Exception):
 
 
 MISTAKES = (AppError, OSError, TypeError, ValueError)
+
+
+def stopping_signals() -> list[int]:
+    """Return the signals that end a command; SIGHUP, of a terminal that is gone, only where nohup has not run it."""
+    found: list[int] = [signal.SIGTERM, signal.SIGINT]
+    hangup = getattr(signal, "SIGHUP", None)  # which Windows has not
+    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
+        found.append(hangup)
+    return found
 
 
 def complain(mistake: Exception, then: str = "") -> None:

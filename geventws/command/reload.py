@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from collections.abc import Callable
 import gevent
 
 from ..server import WebSocketServer
-from . import MISTAKES, complain
+from . import MISTAKES, complain, stopping_signals
 
 log = logging.getLogger("geventws")
 
@@ -24,12 +23,12 @@ GRACE = 0.2  # seconds for views to end by themselves before a restart; their cl
 RESTART = 3  # exit status by which Werkzeug's reloader asks for a new process
 
 
-def reload(start: Callable[[], WebSocketServer], stop: Callable[[WebSocketServer, float], None]) -> int:
-    """Serve in a child process under Werkzeug's reloader, which leaves when the code has changed."""
+def reload(start: Callable[[], WebSocketServer], stop: Callable[[WebSocketServer, float], None], flag: str) -> int:
+    """Serve in a child process under Werkzeug's reloader, which leaves when the code has changed, as a flag asks."""
     try:
         from werkzeug._reloader import run_with_reloader
     except ImportError:
-        print("geventws: --reload needs Werkzeug: pip install werkzeug", file=sys.stderr)
+        print(f"geventws: {flag} needs Werkzeug: pip install werkzeug", file=sys.stderr)
         return 2
     if os.environ.get("WERKZEUG_RUN_MAIN") != "true":
         return _supervise()
@@ -43,7 +42,7 @@ def reload(start: Callable[[], WebSocketServer], stop: Callable[[WebSocketServer
             gevent.kill(reloader, SystemExit(0))
 
     def serve() -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stopping_signals():
             gevent.signal_handler(number, leave)
         try:
             servers.append(start())
@@ -53,7 +52,7 @@ def reload(start: Callable[[], WebSocketServer], stop: Callable[[WebSocketServer
     try:
         run_with_reloader(serve, interval=INTERVAL)
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stopping_signals():
             gevent.signal_handler(number, log.debug, "already stopping")
         for server in servers:
             stop(server, GRACE)
@@ -71,7 +70,7 @@ def _supervise() -> int:
         if child is not None:
             child.terminate()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stopping_signals():
         gevent.signal_handler(number, stop)
     status = RESTART
     while status == RESTART and not stopping:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import ssl
 import sys
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from gevent.pool import Pool
 from .. import __version__
 from ..census import publish
 from ..server import WebSocketServer
-from . import MISTAKES, complain
+from . import MISTAKES, complain, stopping_signals
 from .apps import debugged, load_app, load_flask_app
 from .arguments import options, read
 from .listen import listen
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         start = partial(_start, chosen, options(chosen), tls_context(chosen.certfile, chosen.keyfile))
         if chosen.reload:
-            return reload(start, _stop)
+            return reload(start, _stop, "--debug" if chosen.debug else "--reload")
         server = start()
     except MISTAKES as exc:
         complain(exc)
@@ -77,9 +76,9 @@ def _stop(server: WebSocketServer, timeout: float | None = None) -> None:
 
 
 def _serve(server: WebSocketServer) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until a signal comes that ends it."""
     stopped = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stopping_signals():
         gevent.signal_handler(number, stopped.set)
     stopped.wait()
     log.info("stopping")
