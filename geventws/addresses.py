@@ -57,6 +57,7 @@ class Addresses:
                 HTTPStatus.TOO_MANY_REQUESTS,
                 "the option max_connections_per_address allows no more WebSockets from this address",
                 [("Retry-After", "10")],
+                "address",
             )
             self._tell(address, path_of(environ), error)
             raise error

@@ -29,7 +29,7 @@ from .errors import CloseCode
 from .frames import close_payload
 from .gateway import gateways
 from .listener import Listener
-from .loglines import route_of
+from .loglines import peer_of, route_of
 from .options import OFF
 from .turns import pause
 from .websocket import WebSocket
@@ -96,9 +96,9 @@ def _look(ws: WebSocket) -> LiveConnection:
     transport = session.transport
     return LiveConnection(
         id=ws.id,
-        route=route_of(ws.environ),
+        route=session.route or route_of(ws.environ),
         path=ws.path,
-        peer=ws.peer,
+        peer=peer_of(ws.environ),
         forwarded_for=ws.environ.get("HTTP_X_FORWARDED_FOR"),
         attributes={name: value for name, value in vars(ws).items() if not name.startswith("_")},
         since=ws.opened_at or 0.0,

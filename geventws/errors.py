@@ -40,16 +40,22 @@ class WebSocketError(Exception):
 
 
 class HandshakeError(WebSocketError):
-    """The opening handshake is refused with an HTTP answer: status, extra headers, reason for the body."""
+    """The opening handshake is refused with an HTTP answer: status, extra headers, reason for the body.
 
-    def __init__(self, status: HTTPStatus, reason: str, headers: Iterable[tuple[str, str]] = ()) -> None:
+    rule is the short name of what was broken, such as "origin".
+    """
+
+    def __init__(
+        self, status: HTTPStatus, reason: str, headers: Iterable[tuple[str, str]] = (), rule: str = "handshake"
+    ) -> None:
         super().__init__(f"{status.value} {status.phrase}: {reason}")
         self.status = status
         self.reason = reason
         self.headers = tuple(headers)
+        self.rule = rule
 
     def __reduce__(self) -> Any:
-        return type(self), (self.status, self.reason, self.headers)
+        return type(self), (self.status, self.reason, self.headers, self.rule)
 
 
 class ProtocolError(WebSocketError):

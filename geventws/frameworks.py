@@ -8,14 +8,16 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
+from functools import cache
 from http import HTTPStatus
 from typing import Any
 from weakref import WeakSet
 
 import gevent
 
+from . import loglines, signals
 from .errors import ConnectionClosed, HandshakeError
-from .loglines import printable
+from .loglines import about, printable
 from .websocket import WebSocket
 
 log = logging.getLogger("geventws")
@@ -24,6 +26,7 @@ log = logging.getLogger("geventws")
 ROUTES_JUDGE_ORIGINS = "geventws_origins"
 
 flask_apps: WeakSet[Any] = WeakSet()  # those of this process that have Sockets
+_ERROR = "geventws.error"  # in the environ: what Flask has made a 500 of
 _explained: list[str] = []  # the path whose mismatch the log has told
 
 
@@ -108,6 +111,7 @@ def expect_disconnects(app: Any) -> None:
                 handlers = specification.setdefault(None, {}).setdefault(None, {})
             handlers.setdefault(ConnectionClosed, _end_view)
             handlers.setdefault(HandshakeError, _refuse_view)
+            _listen_to_errors()
             return
         app = getattr(app, "app", None) or getattr(app, "wsgi_app", None)
 
@@ -137,13 +141,28 @@ def _refuse_view(exc: HandshakeError) -> tuple[str, int, tuple[tuple[str, str], 
     return f"{exc}\n", exc.status.value, exc.headers
 
 
+@cache
+def _listen_to_errors() -> None:
+    if signals.HAS_BLINKER and "flask" in sys.modules:
+        sys.modules["flask"].got_request_exception.connect(_keep_error)
+
+
+def _keep_error(app: object, exception: BaseException, **unused: object) -> None:
+    ws = sys.modules["flask"].request.environ.get("wsgi.websocket")
+    if isinstance(ws, WebSocket) and ws.accepted:
+        ws.environ[_ERROR] = exception
+
+
+def kept_error(environ: dict[str, Any]) -> BaseException | None:
+    """Return, once, the exception of a view that Flask has made a 500 of, None where there was none."""
+    error: BaseException | None = environ.pop(_ERROR, None)
+    return error
+
+
 def warn_of_foreign_end(ws: WebSocket) -> None:
     """Say that a view has ended because another's WebSocket has. That is no failure of the server."""
-    log.warning(
-        "%s %s view ended because another's WebSocket, to which it sent, had closed: catch ConnectionClosed there",
-        ws.peer,
-        printable(ws.path),
-    )
+    line = "%s %s view ended because another's WebSocket, to which it sent, had closed: catch ConnectionClosed there"
+    loglines.say(log, logging.WARNING, line, ws.peer, printable(ws.path), fields=about(ws))
 
 
 def explain_mismatch(status: str, environ: dict[str, Any]) -> None:

@@ -21,17 +21,18 @@ from weakref import WeakSet
 import gevent
 from gevent.event import Event
 
-from . import handshake, loglines
+from . import handshake, loglines, signals
 from .addresses import Addresses
 from .errors import CloseCode, ConnectionClosed, HandshakeError, WebSocketError
 from .frameworks import (
     expect_disconnects_here,
     explain_mismatch,
     is_beside_view,
+    kept_error,
     routes_judge_origins,
     warn_of_foreign_end,
 )
-from .loglines import printable
+from .loglines import about, path_of, peer_of, printable, route_of
 from .options import Options
 from .websocket import WebSocket
 
@@ -52,6 +53,7 @@ ORIGIN_HINT = (
 )
 
 HOST_HINT = "; if it is a name of this server, add it there, as in GEVENTWS_HOSTS=loopback,app.example"
+_IS_TOLD = "geventws.refused"  # in the environ: the refusal is ours, and has been told
 
 StartResponse = Callable[..., Any]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
@@ -107,7 +109,6 @@ class Gateway:
     ) -> None:
         """Take the options of all, what other gateways count as live with these, and the proxies to be trusted."""
         self.options = options
-        log.disabled = False  # by an app's dictConfig(), which means all loggers that it does not name
         self.live = {} if live is None else live  # with the greenlets of the views
         self.max_connections = options.max_connections or _descriptor_limit()
         most = options.max_connections_per_address
@@ -160,7 +161,9 @@ class Gateway:
     def _admit(self, app: Application, environ: dict[str, Any]) -> tuple[handshake.Request, HandshakeError | None]:
         """Return what the handshake asks for, and the refusal that its route may lift: that of its origin."""
         if self._closing:
-            raise HandshakeError(HTTPStatus.SERVICE_UNAVAILABLE, "the server is stopping", [("Retry-After", "1")])
+            raise HandshakeError(
+                HTTPStatus.SERVICE_UNAVAILABLE, "the server is stopping", [("Retry-After", "1")], "stopping"
+            )
         request = handshake.check_request(environ)
         handshake.check_host(environ, self.options.hosts)
         refusal = None
@@ -178,6 +181,7 @@ class Gateway:
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "the option max_connections allows no more WebSockets",  # how many is no business of a stranger's
                 [("Retry-After", "10")],
+                "full",
             )
         return request, refusal
 
@@ -200,33 +204,47 @@ class Gateway:
                     warn_of_foreign_end(ws)
             elif not ws.accepted and not upgrade.is_hijacked:
                 ws.answer("500 Internal Server Error")
+                if not isinstance(exc, HandshakeError):
+                    _tell_answer("500 Internal Server Error", environ)
                 if isinstance(exc, SystemExit):
                     raise RuntimeError(f"view of {ws.path} called sys.exit({exc.code!r})") from exc
                 raise
             elif isinstance(exc, (gevent.GreenletExit, KeyboardInterrupt)):
                 if ws.accepted:
-                    ws.finish(CloseCode.GOING_AWAY, within=KILLED_GRACE)
+                    cause = "shutdown" if self._closing else "server"
+                    ws.finish(CloseCode.GOING_AWAY, "", cause, within=KILLED_GRACE)
                 if isinstance(exc, KeyboardInterrupt):
                     raise  # it means the whole program
             else:
-                answer.close_code = CloseCode.INTERNAL_ERROR
-                log.exception("%s %s view failed", ws.peer, printable(ws.path))
+                answer.close_code, answer.error = CloseCode.INTERNAL_ERROR, exc
+                _log_failure(ws, "%s %s view failed")
         if not ws.accepted:
             ws.answer(answer.status or "nothing, but used the socket itself")
             if answer.refusal is not None:
                 getattr(body, "close", _discard)()
                 raise answer.refusal
             if answer.status:
+                _tell_answer(answer.status, environ)
                 return body
             self._was_hijacked = True
             upgrade.on_hijack()
         try:
             getattr(body, "close", _discard)()
         except Exception:
-            log.exception("%s %s closing the response failed", ws.peer, printable(ws.path))
+            _log_failure(ws, "%s %s closing the response failed")
         if ws.accepted:
-            ws.finish(answer.close_code, answer.close_reason)
+            self._finish(ws, answer)
         return ()
+
+    def _finish(self, ws: WebSocket, answer: _Answer) -> None:
+        """Close a WebSocket whose view has ended, and wait for the end."""
+        error, answer.error = answer.error or kept_error(ws.environ), None  # whose traceback holds all of this
+        if answer.close_code == CloseCode.INTERNAL_ERROR:
+            ws.session.close(answer.close_code, "", "view_failed")
+            if signals.view_failed.receivers:
+                signals.tell(signals.view_failed, ws, **about(ws), error=error)
+        del error
+        ws.finish(answer.close_code, answer.close_reason)
 
     def _accept_soon(self, ws: WebSocket, upgrade: Upgrade) -> None:
         ws.accept_soon(partial(self._may_accept, ws, upgrade))
@@ -279,7 +297,7 @@ class Gateway:
             self._kill_deaf(ended)
             waiting = [ws for ws in self.live if ws.accepted and not ws.closed]
             for ws in waiting[:batch]:
-                ws.close(self.options.shutdown_code, self.options.shutdown_reason)
+                ws.session.close(self.options.shutdown_code, self.options.shutdown_reason, "shutdown")
             self._idle.wait(min(pause, max(end - monotonic(), 0)))
         for greenlet in list(self.live.values()):
             gevent.kill(greenlet)
@@ -297,7 +315,10 @@ class Gateway:
 class _Answer:
     """What an app says in HTTP to one upgrade request. No closure: each of its cells would outlive the handshake."""
 
-    __slots__ = ("_gateway", "_upgrade", "_write", "_ws", "close_code", "close_reason", "refusal", "status")
+    __slots__ = (
+        *("_gateway", "_upgrade", "_write", "_ws"),
+        *("close_code", "close_reason", "error", "refusal", "status"),
+    )
 
     def __init__(self, gateway: Gateway, ws: WebSocket, upgrade: Upgrade) -> None:
         self._gateway = gateway
@@ -306,6 +327,7 @@ class _Answer:
         self.status = ""  # that goes out
         self.refusal: HandshakeError | None = None  # that goes out instead of what the app made of it
         self.close_code, self.close_reason = CloseCode.NORMAL_CLOSURE, ""  # of a WebSocket that was used
+        self.error: BaseException | None = None  # that the view raised
         self._write: Callable[[bytes], object] = _discard
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
@@ -320,7 +342,8 @@ class _Answer:
                 self.close_code = CloseCode.INTERNAL_ERROR
             if status.startswith("4"):
                 self.close_code, self.close_reason = CloseCode.POLICY_VIOLATION, status
-                log.warning("%s %s answered %s after the handshake, too late", ws.peer, printable(ws.path), status)
+                line = "%s %s answered %s after the handshake, too late"
+                loglines.say(log, logging.WARNING, line, ws.peer, printable(ws.path), status, fields=about(ws))
             return _discard
         ws.accept_no_more()  # decided, however long the body takes
         self.status = status
@@ -376,12 +399,29 @@ def _discard(data: bytes = b"") -> None:
 
 
 def log_refusal(error: HandshakeError, environ: dict[str, Any]) -> None:
-    """Say in the log why a handshake is refused."""
-    if error.status == HTTPStatus.TOO_MANY_REQUESTS:
-        return  # Addresses has said it, unless it did so a moment ago
+    """Say why a handshake is refused: in the log, and to those who listen."""
+    environ[_IS_TOLD] = True
+    told = _told(environ, error.status.value, error.rule, error.reason)
     hint = {HTTPStatus.FORBIDDEN: ORIGIN_HINT, HTTPStatus.MISDIRECTED_REQUEST: HOST_HINT}.get(error.status, "")
     path = printable(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
-    log.warning("%s %s refused: %s%s", environ.get("REMOTE_ADDR") or "unix", path, error, hint)
+    if error.status != HTTPStatus.TOO_MANY_REQUESTS:  # which Addresses has said, unless it did so a moment ago
+        loglines.say(log, logging.WARNING, "%s %s refused: %s%s", peer_of(environ), path, error, hint, fields=told)
+    signals.tell(signals.refused, environ, **told)
+
+
+def _tell_answer(status: str, environ: dict[str, Any]) -> None:
+    """Tell those who listen that the app has answered a handshake in HTTP, of its own."""
+    if signals.refused.receivers and _IS_TOLD not in environ:
+        signals.tell(signals.refused, environ, **_told(environ, int(status[:3]), "view", status))
+
+
+def _told(environ: dict[str, Any], status: int, rule: str, reason: str) -> dict[str, Any]:
+    route = route_of(environ)
+    return {"path": path_of(environ), "route": route, "status": status, "rule": rule, "reason": reason}
+
+
+def _log_failure(ws: WebSocket, line: str) -> None:
+    loglines.say(log, logging.ERROR, line, ws.peer, printable(ws.path), fields=about(ws), exc_info=True)
 
 
 def _refuse(error: HandshakeError, start_response: StartResponse, environ: dict[str, Any]) -> list[bytes]:

@@ -76,12 +76,13 @@ def check_request(environ: Mapping[str, Any]) -> Request:
         raise _bad("a handshake has no body")
     version = environ.get("HTTP_SEC_WEBSOCKET_VERSION")
     if version is None:
-        raise _bad("the Sec-WebSocket-Version header is missing")
+        raise HandshakeError(HTTPStatus.BAD_REQUEST, "the Sec-WebSocket-Version header is missing", rule="version")
     if version.strip(" \t") != VERSION:
         raise HandshakeError(
             HTTPStatus.UPGRADE_REQUIRED,
             f"Sec-WebSocket-Version must be {VERSION}, not {version!r}",
             [("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)],
+            "version",
         )
     key = environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip(" \t")
     if not _key.fullmatch(key):
@@ -161,7 +162,8 @@ def check_host(environ: Mapping[str, Any], allowed: Sequence[str]) -> None:
     assert found is not None  # check_request() has seen to that
     name = found[1].removesuffix(".")
     if not any(_is_named(name, entry.lower().removesuffix(".")) for entry in allowed):
-        raise HandshakeError(HTTPStatus.MISDIRECTED_REQUEST, f"host {host!r} is not allowed by the option hosts")
+        reason = f"host {host!r} is not allowed by the option hosts"
+        raise HandshakeError(HTTPStatus.MISDIRECTED_REQUEST, reason, rule="hosts")
 
 
 def is_loopback(name: str) -> bool:
@@ -187,7 +189,7 @@ def check_origin(environ: Mapping[str, Any], allowed: Sequence[str]) -> None:
     host = environ.get("HTTP_HOST", "")
     if any(_is_allowed(origin, host, pattern) for pattern in allowed):
         return
-    raise HandshakeError(HTTPStatus.FORBIDDEN, f"origin {origin!r} is not allowed for host {host!r}")
+    raise HandshakeError(HTTPStatus.FORBIDDEN, f"origin {origin!r} is not allowed for host {host!r}", rule="origin")
 
 
 def select_subprotocol(offered: Iterable[str], supported: Sequence[str]) -> str | None:

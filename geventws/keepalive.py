@@ -110,7 +110,7 @@ class Keepalive:
             self._dead_at = math.inf
             if transport.last_received < self._pinged_at and transport.reading and not transport.blocked:
                 if not self._is_taking():
-                    transport.abort(f"no sign of life within {self._timeout:g} s of a ping")
+                    transport.abort(f"no sign of life within {self._timeout:g} s of a ping", "ping_timeout")
                     return
                 self._dead_at = now + (self._timeout or 0)
         if now >= self._ping_at:

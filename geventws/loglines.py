@@ -7,7 +7,9 @@ deepen its stack for good, by a page of memory and a thread object.
 from __future__ import annotations
 
 import logging
+import re
 import traceback
+from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,7 +21,33 @@ from .message import Prepared
 
 MOST_LINES = 4096  # that wait for a handler which is slower than what there is to say
 
+# In the environ, where a server trusts who connects to it: the address that the header X-Forwarded-For ends with.
+FORWARDED = "geventws.forwarded"
+
 _writers: WeakKeyDictionary[Any, _Writer] = WeakKeyDictionary()
+_address = re.compile(r"[0-9A-Fa-f.:\[\]]{2,64}")
+
+
+class _Log(logging.Logger):
+    """A logger that only its level silences: dictConfig() and fileConfig() disable each that they do not name."""
+
+    @property
+    def disabled(self) -> bool:
+        """False: Python's logging.config alone sets it."""
+        return False
+
+    @disabled.setter
+    def disabled(self, value: bool) -> None: ...
+
+
+def keep_enabled(log: logging.Logger) -> logging.Logger:
+    """Return a logger, which may be of a class that the program has set, as one that is never disabled."""
+    if not isinstance(log, _Log):
+        log.__class__ = type("Logger", (_Log, type(log)), {})
+    return log
+
+
+log = keep_enabled(logging.getLogger("geventws"))
 
 
 class _Writer:
@@ -32,9 +60,9 @@ class _Writer:
 
     def run(self) -> None:
         while True:
-            log, level, line, values = self.lines.get()
+            log, level, line, values, fields = self.lines.get()
             try:
-                log.log(level, line, *values)
+                say(log, level, line, *values, fields=fields)
                 if self.dropped and self.lines.empty():
                     dropped, self.dropped = self.dropped, 0
                     log.warning("%d lines of this log were dropped: its handler is slower than they came", dropped)
@@ -42,8 +70,25 @@ class _Writer:
                 traceback.print_exc()
 
 
-def write(log: logging.Logger, level: int, line: str, *values: object) -> None:
-    """Log soon, in the order of the calls."""
+def say(
+    log: logging.Logger,
+    level: int,
+    line: str,
+    *values: object,
+    fields: Mapping[str, object] | None = None,
+    exc_info: bool = False,
+) -> None:
+    """Log now, with fields as attributes of the record."""
+    try:
+        log.log(level, line, *values, extra=fields, exc_info=exc_info)
+    except KeyError:  # the program's own record factory has set one of that name
+        log.log(level, line, *values, exc_info=exc_info)
+
+
+def write(
+    log: logging.Logger, level: int, line: str, *values: object, fields: Mapping[str, object] | None = None
+) -> None:
+    """Log soon, in the order of the calls, with fields as attributes of the record."""
     if log.isEnabledFor(level):
         hub = get_hub()
         writer = _writers.get(hub)
@@ -52,7 +97,7 @@ def write(log: logging.Logger, level: int, line: str, *values: object) -> None:
         elif writer.greenlet.dead:
             writer.greenlet = gevent.spawn_raw(writer.run)
         if writer.lines.qsize() < MOST_LINES:
-            writer.lines.put((log, level, line, values))
+            writer.lines.put((log, level, line, values, fields))
         else:
             writer.dropped += 1
 
@@ -62,10 +107,32 @@ def printable(text: str) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def peer_of(environ: dict[str, Any]) -> str:
-    """Return the peer of a request as logs show it."""
+def address_of(environ: Mapping[str, Any]) -> tuple[str, int] | None:
+    """Return host and port of who asks, None on a Unix socket. The port is 0 where ProxyFix has set the host."""
     host = environ.get("REMOTE_ADDR")
-    return f"{host}:{int(environ.get('REMOTE_PORT') or 0)}" if host else "unix"
+    if not host:
+        return None
+    before = environ.get("werkzeug.proxy_fix.orig")
+    if before is not None and before.get("REMOTE_ADDR") != host:
+        return host, 0
+    return host, int(environ.get("REMOTE_PORT") or 0)
+
+
+def peer_of(environ: Mapping[str, Any], number: int | None = None) -> str:
+    """Return who asks as logs show it: with its port, or where that is not known with the connection's number."""
+    address = address_of(environ)
+    if FORWARDED in environ and (address is None or address[1]):
+        address = environ[FORWARDED], 0
+    host, port = address or ("unix", 0)
+    if port:
+        return f"{printable(host)}:{port}"
+    return printable(host) if number is None else f"{printable(host)}#{number}"
+
+
+def forwarded_for(header: str) -> str | None:
+    """Return the address that a trusted proxy has put behind those of X-Forwarded-For, None where it is no address."""
+    last = header.rpartition(",")[2].strip()
+    return last if _address.fullmatch(last) else None
 
 
 def path_of(environ: dict[str, Any]) -> str:
@@ -78,6 +145,12 @@ def route_of(environ: dict[str, Any]) -> str | None:
     """Return the rule of a request's URL, where Werkzeug has matched it."""
     rule = getattr(environ.get("werkzeug.request"), "url_rule", None)
     return None if rule is None else str(rule)
+
+
+def about(ws: Any) -> dict[str, object]:
+    """Return the fields of each record that tells of a WebSocket."""
+    kept = ws.session.route if ws.accepted else None
+    return {"id": ws.id, "path": ws.path, "route": kept or route_of(ws.environ)}
 
 
 def describe(event: object) -> str:

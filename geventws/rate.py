@@ -14,7 +14,7 @@ from typing import Any
 from .connection import OPEN, Event
 from .deadlines import Deadline
 from .errors import CloseCode
-from .loglines import path_of, printable
+from .loglines import printable
 from .session import Session
 
 BURST = 5.0  # seconds of silence whose messages may come at once
@@ -78,8 +78,9 @@ class RatedSession(Session):
         self._held_seconds = max(self._held_seconds - (now - self._released_at), 0.0)
         if self._held_seconds > PATIENCE:
             line = "%s closes: the peer goes on past max_message_rate, %d messages a second"
-            self.log(logging.WARNING, line, printable(path_of(self._environ)), self._rate)
-            self.close(CloseCode.POLICY_VIOLATION, f"more than {self._rate} messages a second")
+            assert self._owner is not None
+            self.log(logging.WARNING, line, printable(self._owner.path), self._rate)
+            self.close(CloseCode.POLICY_VIOLATION, f"more than {self._rate} messages a second", "message_rate")
             return
         pause = max(PAUSE, 1 / self._rate) - self._tokens / self._rate
         self._held_seconds += pause
@@ -104,11 +105,11 @@ class RatedSession(Session):
         else:
             super()._read_left()
 
-    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "", cause: str = "server") -> None:
         """Start the closing handshake, or answer the peer's; hold the peer's Close back no longer."""
         self._is_held = False
         self._hold.set(math.inf)
-        super().close(code, reason)
+        super().close(code, reason, cause)
 
     def _cancel_deadlines(self) -> None:
         super()._cancel_deadlines()

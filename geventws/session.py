@@ -18,11 +18,12 @@ from gevent.hub import Waiter
 
 from . import loglines, permessage_deflate
 from .closing import Closing
-from .connection import CLOSED, FAILING, OPEN, REMOTE_CLOSING, Connection, Event, Ping, Pong
+from .connection import CLOSED, FAILING, OPEN, REMOTE_CLOSING, Close, Connection, Event, Ping, Pong
+from .ending import Owner, tell_end
 from .errors import CloseCode
 from .keepalive import Keepalive
 from .lifetime import Lifetime
-from .loglines import describe, path_of, peer_of, printable
+from .loglines import about, describe, printable, route_of
 from .message import Prepared, Sendable
 from .options import Options
 from .transport import NO_MEMORY, Transport
@@ -44,13 +45,14 @@ class Session:
 
     __slots__ = (
         "_closing",
-        "_environ",
         "_hub",
         "_lifetime",
         "_options",
+        "_owner",
         "_resuming",
         "_turns",
         "_watchers",
+        "cause",
         "connection",
         "debug",
         "keepalive",
@@ -58,6 +60,7 @@ class Session:
         "most_frames",
         "queue",
         "reader",
+        "route",
         "transport",
     )
 
@@ -65,7 +68,7 @@ class Session:
         self,
         sock: Any,
         hub: Any,
-        environ: dict[str, Any],
+        owner: Owner,
         options: Options,
         agreement: permessage_deflate.Agreement | None,
     ) -> None:
@@ -79,12 +82,14 @@ class Session:
         self.reader: Any = None  # the greenlet that waits for a message
         self.messages_received = 0
         self.most_frames = options.max_queue  # to parse at a time
+        self.route = route_of(owner.environ)  # of which Flask lets go once the view has ended
+        self.cause = ""  # of the end: what began it
         self.transport = transport = Transport(
             sock, self, max_outbox=options.max_outbox, send_timeout=options.send_timeout
         )
         self.keepalive = Keepalive(self.connection, transport, options.ping_interval, options.ping_timeout)
         self._hub = hub
-        self._environ = environ
+        self._owner: Owner | None = owner  # until the end: it holds this
         self._options = options
         self._turns: Turns | None = None if agreement is None else turns()  # where messages may be compressed
         self._resuming = False  # _read_left() will be called
@@ -92,9 +97,12 @@ class Session:
         self._closing: Closing | None = None  # once a Close is due
         self._lifetime = None if options.max_lifetime is None else Lifetime(options, self.close)
 
-    def open(self, response: bytes, leftover: bytes) -> None:
+    def open(self, response: bytes, leftover: bytes, subprotocol: str | None = None) -> None:
         """Send the 101 response, and begin to read: what came behind the request first."""
         transport = self.transport
+        if self.debug and self._owner is not None:
+            chose = f", subprotocol {subprotocol}" if subprotocol else ""
+            self.log(logging.DEBUG, "%s open%s", printable(self._owner.path), chose)
         transport.write(response)
         transport.start()
         # Only now: a Pong for an early Ping must come behind the 101.
@@ -131,12 +139,13 @@ class Session:
 
     # The end
 
-    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "", cause: str = "server") -> None:
         """Start the closing handshake, or answer the peer's; never wait for the peer."""
         connection, transport = self.connection, self.transport
         if transport.broken or not connection.may_send:
             return
         frame = connection.close(code, reason)
+        self.cause = self.cause or cause
         if self.debug:
             self.log(logging.DEBUG, "> close %s %s", connection.close_code, printable(connection.close_reason))
         self._end().send(frame)
@@ -216,6 +225,7 @@ class Session:
         if pongs := self.connection.take_pongs(latest_only=transport.blocked):
             transport.write(pongs, more=True)
         if not isinstance(events[-1], (Ping, Pong)):
+            self.cause = self.cause or ("client" if isinstance(events[-1], Close) else "protocol")
             self._answer_end()
 
     def _answer_end(self) -> None:
@@ -280,21 +290,18 @@ class Session:
             self.transport.write(pongs, more=True)
         self._wake_watchers()
 
-    def connection_lost(self, reason: str) -> None:
+    def connection_lost(self, cause: str, reason: str) -> None:
         """The socket is closed."""
-        connection = self.connection
-        connection.receive_eof(reason)
+        self.connection.receive_eof(reason)
+        self.cause = self.cause or cause
         self._cancel_deadlines()
         streak = streak_of_hub()
         if streak.target is self:
             streak.target = None
         self._wake_all()
-        lost, end = self.transport.undelivered, connection.close_reason
-        if lost:
-            end += f"; {lost} bytes before it were not taken"
-        self.log(
-            logging.INFO, "%s close %s %s", printable(path_of(self._environ)), connection.close_code, printable(end)
-        )
+        assert self._owner is not None
+        tell_end(self._owner, self.connection, self.transport, self.cause, self.messages_received)
+        self._owner = None
 
     # Waiting and waking
 
@@ -379,8 +386,10 @@ class Session:
         self._hub.loop.run_callback(self._wake_reader)
 
     def log(self, level: int, line: str, *values: object) -> None:
-        """Log behind the peer's address."""
-        loglines.write(log, level, "%s " + line, peer_of(self._environ), *values)
+        """Log behind the peer's name."""
+        owner = self._owner
+        assert owner is not None
+        loglines.write(log, level, "%s " + line, owner.peer, *values, fields=about(owner))
 
 
 def _limited(seconds: float | None, what: str) -> gevent.Timeout:

@@ -406,7 +406,7 @@ class Client:
         """The view's end is closed."""
         self._transport.close()
 
-    def connection_lost(self, reason: str) -> None:
+    def connection_lost(self, cause: str, reason: str) -> None:
         """The socket is closed."""
         self._connection.receive_eof(reason)
         self._changed.set()

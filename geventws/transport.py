@@ -58,8 +58,8 @@ class Owner(Protocol):
     def eof_received(self) -> None:
         """The peer will send no more; writing may still work."""
 
-    def connection_lost(self, reason: str) -> None:
-        """The pipe is closed; told once. reason is empty where finish() or close() ended it."""
+    def connection_lost(self, cause: str, reason: str) -> None:
+        """The pipe is closed; told once. cause is a word for it; reason is empty where finish() or close() ended it."""
 
     def drained(self) -> None:
         """The peer took what was waiting, down to half of max_outbox or less."""
@@ -185,7 +185,7 @@ class Transport:
         except _NOT_NOW:
             return
         except OSError as exc:
-            self._end_soon(partial(self._lose, _explain(exc)))
+            self._end_soon(partial(self._lose, "reset", _explain(exc)))
             return
         except MemoryError:
             self.abort(NO_MEMORY)  # let out, it would stop the watcher: the connection would stay, and hear nothing
@@ -373,7 +373,7 @@ class Transport:
         if self.acknowledged() > taken_before:
             self._wait_for_room(progress=True)
         else:
-            self.abort(f"the peer took nothing for {self._send_timeout:g} s")
+            self.abort(f"the peer took nothing for {self._send_timeout:g} s", "send_timeout")
 
     def _break(self, exc: OSError) -> None:
         """Writing is over: read once what the peer sent before, its Close perhaps, and end."""
@@ -389,7 +389,7 @@ class Transport:
     def _end_broken(self, reason: str) -> None:
         self.read_now()
         if not self.closed:
-            self._lose(reason)
+            self._lose("reset", reason)
 
     def _empty(self) -> None:
         self._rest = _NOTHING
@@ -451,18 +451,18 @@ class Transport:
             return
         self._update_reading()
 
-    def abort(self, reason: str = "") -> None:
+    def abort(self, reason: str = "", cause: str = "server") -> None:
         """Close at once with a TCP reset: nothing more is sent, and the kernel frees its buffers."""
         if not self.closed:
             self.undelivered = self.waiting + self.bytes_sent - self.acknowledged()
             with suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-            self._lose(reason)
+            self._lose(cause, reason)
 
     def close(self) -> None:
         """Close at once."""
         if not self.closed:
-            self._lose("")
+            self._lose("eof", "")
 
     def abandon(self) -> None:
         """Close a forked child's copy of the pipe: nothing is sent, and the owner is not told.
@@ -472,13 +472,13 @@ class Transport:
         if not self.closed:
             self._let_go()
 
-    def _lose(self, reason: str) -> None:
+    def _lose(self, cause: str, reason: str) -> None:
         if self.closed:
             return
         self._let_go()
         owner = self._owner
         del self._owner  # the last it hears; and without a cycle, both are freed at once
-        owner.connection_lost(reason)
+        owner.connection_lost(cause, reason)
 
     def _let_go(self) -> None:
         self.closed = self.broken = True

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gevent import Timeout, getcurrent, kill
 
-from . import handshake
+from . import handshake, signals
 from .connection import FAILING, OPEN, REMOTE_CLOSING
 from .errors import CloseCode, ConnectionClosed, HandshakeError, WebSocketError
 from .frames import close_payload
 from .late import LateSends
 from .lifetime import moment
-from .loglines import describe, path_of, peer_of, printable
+from .loglines import about, address_of, describe, path_of, peer_of
 from .message import Prepared, Sendable, from_json, to_json
 from .opening import Opening, warn_of_subprotocols
 from .options import Options
@@ -147,14 +147,14 @@ class WebSocket(metaclass=ForViews):
         self.opened_at = time()
         self._opening = None
         kind = Session if chosen.max_message_rate is None else RatedSession
-        self._session = session = kind(sock, self._hub, self.environ, chosen, agreement)
-        session.open(response, leftover)
+        self._session = session = kind(sock, self._hub, self, chosen, agreement)
+        session.open(response, leftover, subprotocol)
         if expires_at is not None:
             session.expire_at(end)
-        chose = f", subprotocol {subprotocol}" if subprotocol else ""
-        session.log(logging.INFO, "%s open%s", printable(self.path), chose)
         if opening.request.subprotocols and subprotocol is None:
             warn_of_subprotocols(self.environ, self.peer, self.path, opening.request.subprotocols)
+        if signals.opened.receivers:
+            signals.tell(signals.opened, self, **about(self))
 
     def accept_soon(self, may_accept: Callable[[], bool] = lambda: True) -> None:
         """Have the handshake completed in accept_after seconds, if nothing is decided then and may_accept() holds."""
@@ -406,9 +406,8 @@ class WebSocket(metaclass=ForViews):
 
     @property
     def remote_address(self) -> tuple[str, int] | None:
-        """(host, port) of the peer as the server saw it, None on a Unix socket."""
-        host = self.environ.get("REMOTE_ADDR")
-        return (host, int(self.environ.get("REMOTE_PORT") or 0)) if host else None
+        """(host, port) of the peer, None on a Unix socket; (host, 0) where ProxyFix has set the host."""
+        return address_of(self.environ)
 
     @property
     def latency(self) -> float | None:
@@ -443,7 +442,7 @@ class WebSocket(metaclass=ForViews):
     @property
     def peer(self) -> str:
         """The peer as logs show it."""
-        return peer_of(self.environ)
+        return peer_of(self.environ, self._number)
 
     # What servers, frameworks and rooms call
 
@@ -524,7 +523,7 @@ class WebSocket(metaclass=ForViews):
             self._opening.answered = status
             self._opening.accept_no_more()
 
-    def finish(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "", *, within: float | None = None) -> None:
+    def finish(self, code: int = 1000, reason: str = "", cause: str = "server", within: float | None = None) -> None:
         """Close, and wait until the socket is closed: close_timeout at most, once the peer took what was sent.
 
         within is seconds after which the peer is waited for no longer.
@@ -532,7 +531,7 @@ class WebSocket(metaclass=ForViews):
         session = self._open()
         self._view = None
         try:
-            self.close(code, reason)
+            session.close(code, reason, cause)
             with Timeout(within, False):
                 session.wait_while(lambda: not session.transport.closed)
         finally:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import datetime
+from ipaddress import ip_address, ip_network
 from time import monotonic
 from types import FunctionType, MethodType
 from typing import Any, ClassVar
@@ -29,6 +30,7 @@ from .errors import MissingPackage
 from .frameworks import expect_disconnects, why_no_app
 from .gateway import Gateway, TakenSocket, Upgrade
 from .listener import REQUEST_TIMEOUT, Listener, end_wait
+from .loglines import FORWARDED, forwarded_for
 from .monitor import watch
 from .options import PREFIX, Options, RequestLimits
 
@@ -308,7 +310,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self.is_watched = someone_logs or self.cfg.post_request is not self.cfg.settings["post_request"].default
         logger = logging.getLogger("geventws")
         theirs = [getattr(self.log, name, None) for name in ("error_log", "access_log")]
-        for other in (logger, *theirs):
+        for other in theirs:
             if isinstance(other, logging.Logger):
                 other.disabled = False  # by an app's dictConfig(), which means all loggers that it does not name
         if not logger.hasHandlers() and isinstance(theirs[0], logging.Logger):  # the app chose no place for it
@@ -369,10 +371,21 @@ class Worker(GeventWorker):  # type: ignore[misc]
         except Exception:
             self.post_request(req, {}, None)
             raise
+        if "HTTP_X_FORWARDED_FOR" in environ and self._is_trusted(req.peer_addr):
+            address = forwarded_for(environ["HTTP_X_FORWARDED_FOR"])
+            if address is not None:
+                environ[FORWARDED] = address
         environ["wsgi.multithread"] = True
         environ["wsgi.errors"] = self._errors  # one for all: 200 bytes less
         self._connections[gevent.getcurrent()].upgrade = _Upgrade(self, req, sock, addr, _shared(environ), response)
         raise StopIteration  # which ends gunicorn's loop over the requests of this connection
+
+    def _is_trusted(self, peer: Any) -> bool:
+        """Whether gunicorn believes what a peer says of its clients: --forwarded-allow-ips."""
+        if not isinstance(peer, tuple):  # on a Unix socket
+            return True
+        allowed = self.cfg.forwarded_allow_ips
+        return "*" in allowed or any(ip_address(peer[0]) in ip_network(each, strict=False) for each in allowed)
 
     def handle_http2(self, *args: Any, **kwargs: Any) -> None:
         """Serve an HTTP/2 connection by gunicorn's own code."""

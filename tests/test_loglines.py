@@ -68,8 +68,9 @@ def test_frames_are_logged_at_debug_and_ends_at_info(opened: Opener, caplog: pyt
     peer.sock.close()
     until_closed(ws)
     settle()
-    assert caplog.messages[0] == "unix /path open"
-    assert caplog.messages[-1] == "unix /path close 1001 bye"
+    peer_name = f"unix#{ws.id.partition('-')[2]}"
+    assert caplog.messages[0] == f"{peer_name} /path open"
+    assert caplog.messages[-1].startswith(f"{peer_name} /path close 1001 bye (client, ")
     for piece in (f"< text {'é' * 64!r}… (65)", "> text", "< binary b'b'", "< Ping(payload=b'p')", "> close 1001 bye"):
         assert any(piece in line for line in caplog.messages), piece
     assert {record.levelno for record in caplog.records} == {logging.INFO, logging.DEBUG}
@@ -84,7 +85,7 @@ def test_what_holds_bytes_is_logged_as_bytes(
     ws.send(message)
     assert peer.receive() == b"b"
     settle()
-    assert caplog.messages[-1] == "unix > binary b'b'"
+    assert caplog.messages[-1] == f"{ws.peer} > binary b'b'"
 
 
 class SlowHandler(logging.Handler):
@@ -152,3 +153,81 @@ def test_a_writer_that_was_killed_is_followed_by_another(errors: Any) -> None:
 def test_what_a_peer_says_can_neither_end_a_line_nor_colour_it() -> None:
     assert loglines.printable("/a path/é") == "/a path/é"
     assert loglines.printable("a\nERROR forged \x1b[31m") == r"'a\nERROR forged \x1b[31m'"
+
+
+def test_record_factory_of_the_program_that_has_a_field_of_ours_loses_no_line(
+    opened: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Traced(logging.LogRecord):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.id = "trace"
+
+    caplog.set_level(logging.INFO, "geventws")
+    before = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(Traced)
+    try:
+        _, peer = opened()
+        peer.sock.close()
+        until(lambda: caplog.records, "the line")
+    finally:
+        logging.setLogRecordFactory(before)
+    (record,) = caplog.records
+    assert " close 1006 (eof, " in record.getMessage()
+    assert vars(record)["id"] == "trace"
+
+
+def test_logger_is_silenced_by_its_level_alone() -> None:
+    log = logging.getLogger("geventws")
+    log.disabled = True
+    assert log.isEnabledFor(logging.ERROR)
+
+    class Own(logging.Logger):
+        own = True
+
+    kept: Any = loglines.keep_enabled(Own("own"))
+    kept.disabled = True
+    assert kept.own and not kept.disabled
+    assert loglines.keep_enabled(kept) is kept
+
+
+FIXED = {"werkzeug.proxy_fix.orig": {"REMOTE_ADDR": "10.0.0.1"}, "REMOTE_PORT": "4000"}
+PEERS: list[tuple[dict[str, Any], str, tuple[str, int] | None]] = [
+    ({}, "unix#7", None),
+    ({"REMOTE_ADDR": ""}, "unix#7", None),
+    ({"REMOTE_ADDR": "10.0.0.1", "REMOTE_PORT": "4000"}, "10.0.0.1:4000", ("10.0.0.1", 4000)),
+    ({**FIXED, "REMOTE_ADDR": "203.0.113.7"}, "203.0.113.7#7", ("203.0.113.7", 0)),
+    ({**FIXED, "REMOTE_ADDR": "203.0.113.7", loglines.FORWARDED: "10.9.9.9"}, "203.0.113.7#7", ("203.0.113.7", 0)),
+    ({**FIXED, "REMOTE_ADDR": "10.0.0.1"}, "10.0.0.1:4000", ("10.0.0.1", 4000)),
+    ({**FIXED, "REMOTE_ADDR": "a\x1b[31m"}, r"'a\x1b[31m'#7", ("a\x1b[31m", 0)),
+    ({loglines.FORWARDED: "203.0.113.7"}, "203.0.113.7#7", None),
+    (
+        {"REMOTE_ADDR": "10.0.0.1", "REMOTE_PORT": "4000", loglines.FORWARDED: "::1"},
+        "::1#7",
+        ("10.0.0.1", 4000),
+    ),
+]
+
+
+@pytest.mark.parametrize(("environ", "shown", "address"), PEERS)
+def test_peer_is_its_host_and_what_tells_it_from_others_there(
+    environ: dict[str, Any], shown: str, address: tuple[str, int] | None
+) -> None:
+    assert loglines.peer_of(environ, 7) == shown
+    assert loglines.peer_of(environ) == shown.removesuffix("#7")
+    assert loglines.address_of(environ) == address
+
+
+@pytest.mark.parametrize(
+    ("header", "address"),
+    [
+        ("203.0.113.7", "203.0.113.7"),
+        ("10.9.9.9, [2001:db8::1]:4000 ", "[2001:db8::1]:4000"),
+        ("203.0.113.7, unknown", None),
+        ("203.0.113.7,", None),
+        ("", None),
+        ("1" * 65, None),
+    ],
+)
+def test_forwarded_address_is_the_last_and_nothing_else(header: str, address: str | None) -> None:
+    assert loglines.forwarded_for(header) == address

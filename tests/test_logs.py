@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ from gunicorn.config import make_settings
 from websockets.exceptions import InvalidStatus
 
 from .crowd import CLOSE, TEXT, Crowd, Member, frame, page
-from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, serve, upgrade_request, wait_for
+from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, get, serve, upgrade_request, wait_for
 
 pytestmark = pytest.mark.slow  # it starts servers or installs packages
 
@@ -87,28 +88,27 @@ def vanish_from_a_sender(member: Member) -> None:
     vanish(member)
 
 
-ENDINGS: dict[str, tuple[str, Callable[[Member], None], int]] = {
-    "the view returns": ("/return", lambda member: None, 1000),
-    "the view closes": ("/close/4001", lambda member: None, 4001),
-    "a plain view raises": ("/raise", lambda member: member.send(frame(TEXT, b"go")), 1011),
-    "a Sockets view raises": ("/raise-sockets", lambda member: member.send(frame(TEXT, b"go")), 1011),
-    "a view calls sys.exit": ("/exit", lambda member: member.send(frame(TEXT, b"go")), 1011),
-    "the peer closes": ("/echo", lambda member: member.send(frame(CLOSE, b"\x0f\xa2bye")), 4002),
-    "the peer breaks a rule": ("/echo", lambda member: member.send(b"\x81\x00"), 1002),
-    "the peer ends the stream": ("/echo", lambda member: member.sock.shutdown(socket.SHUT_WR), 1006),
-    "the peer resets": ("/echo", vanish, 1006),
-    "the peer resets while the view sends": ("/closed", vanish_from_a_sender, 1006),
+ENDINGS: dict[str, tuple[str, Callable[[Member], None], int, str]] = {
+    "the view returns": ("/return", lambda member: None, 1000, "server"),
+    "the view closes": ("/close/4001", lambda member: None, 4001, "server"),
+    "a plain view raises": ("/raise", lambda member: member.send(frame(TEXT, b"go")), 1011, "view_failed"),
+    "a Sockets view raises": ("/raise-sockets", lambda member: member.send(frame(TEXT, b"go")), 1011, "view_failed"),
+    "a view calls sys.exit": ("/exit", lambda member: member.send(frame(TEXT, b"go")), 1011, "view_failed"),
+    "the peer closes": ("/echo", lambda member: member.send(frame(CLOSE, b"\x0f\xa2bye")), 4002, "client"),
+    "the peer breaks a rule": ("/echo", lambda member: member.send(b"\x81\x00"), 1002, "protocol"),
+    "the peer ends the stream": ("/echo", lambda member: member.sock.shutdown(socket.SHUT_WR), 1006, "eof"),
+    "the peer resets": ("/echo", vanish, 1006, "reset"),
+    "the peer resets while the view sends": ("/closed", vanish_from_a_sender, 1006, "reset"),
 }
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_each_ending_has_one_access_line_and_one_close_line(server: Server, ending: str) -> None:
-    path, end, code = ENDINGS[ending]
+    path, end, code, cause = ENDINGS[ending]
     target = f"{path}?{list(ENDINGS).index(ending)}"
     with Crowd(server) as crowd:
         (member,) = crowd.join(target)
         port = member.sock.getsockname()[1]
-        server.wait_for_log(rf"\[INFO\] 127\.0\.0\.1:{port} {path} open$")
         end(member)
         if member.sock.fileno() != -1:
             crowd.wait(lambda: member.ended_at > 0, "end of the stream")
@@ -116,8 +116,9 @@ def test_each_ending_has_one_access_line_and_one_close_line(server: Server, endi
     assert status == 101
     if path != "/closed":  # where nobody knows how much of it arrived
         assert size == len(member.received)
-    lines = re.findall(rf"\[INFO\] 127\.0\.0\.1:{port} {path} close (\d+)", server.log)
-    assert lines == [str(code)]
+    lines = re.findall(rf"\[INFO\] 127\.0\.0\.1:{port} {path} (.*)", server.log)
+    assert len(lines) == 1
+    assert re.match(rf"close {code} .*\({cause}, \d+\.\d s, \d+ messages and \d+ bytes in, ", lines[0])
 
 
 REFUSALS = {
@@ -161,14 +162,11 @@ def test_subprotocols_of_which_none_is_chosen_are_told_once_for_each_route(serve
     assert told == ["/about", "/return"]
 
 
-def test_open_and_close_are_logged_with_subprotocol_code_and_reason(server: Server) -> None:
-    with server.connect("/cookie", subprotocols=["chat.v1"]) as ws:
-        assert ws.recv(DEADLINE) == "chat.v1"
-    server.wait_for_log(r"\[INFO\] 127\.0\.0\.1:\d+ /cookie open, subprotocol chat\.v1$")
+def test_end_is_logged_with_code_and_reason(server: Server) -> None:
     with server.connect("/echo") as ws:
         port = ws.local_address[1]
         ws.close(4003, "had enough")
-    server.wait_for_log(rf"\[INFO\] 127\.0\.0\.1:{port} /echo close 4003 had enough$")
+    server.wait_for_log(rf"\[INFO\] 127\.0\.0\.1:{port} /echo close 4003 had enough \(client, ")
 
 
 def test_frames_are_not_logged_at_info(server: Server) -> None:
@@ -184,6 +182,9 @@ def test_frames_are_not_logged_at_info(server: Server) -> None:
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_frames_are_logged_at_debug(tmp_path: Path, front_end: str) -> None:
     with serve(APP, tmp_path, front_end=front_end, arguments=["--log-level", "debug"]) as server:
+        with server.connect("/cookie", subprotocols=["chat.v1"]) as ws:
+            assert ws.recv(DEADLINE) == "chat.v1"
+        server.wait_for_log(r"\[DEBUG\] 127\.0\.0\.1:\d+ /cookie open, subprotocol chat\.v1$")
         with server.connect("/echo") as ws:
             port = ws.local_address[1]
             ws.send("for the log")
@@ -198,12 +199,11 @@ def test_frames_are_logged_at_debug(tmp_path: Path, front_end: str) -> None:
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
-def test_peer_on_a_unix_socket_is_named_so(tmp_path: Path, front_end: str) -> None:
+def test_peer_on_a_unix_socket_is_named_by_its_number(tmp_path: Path, front_end: str) -> None:
     with serve(APP, tmp_path, front_end=front_end, unix=True) as server:
         with server.connect("/echo") as ws:
-            server.wait_for_log(r"\[INFO\] unix /echo open$")
             ws.close()
-        server.wait_for_log(r"\[INFO\] unix /echo close 1000")
+        server.wait_for_log(r"\[INFO\] unix#\d+ /echo close 1000")
         server.wait_for_log(r'"GET /echo HTTP/1\.1" 101 \d+ ')
         if front_end == "server":
             server.wait_for_log(rf'^- - - {DATE} "GET /echo HTTP/1\.1" 101 \d+ \d+\.\d{{6}}$')
@@ -432,6 +432,106 @@ def test_no_dictconfig_of_an_app_silences_the_server(tmp_path: Path, front_end: 
     with serve("silenced:fails", tmp_path, front_end=front_end, env=env) as server:
         server.get("/").close()
         server.wait_for_log("KeyError: 'in plain WSGI'")
+
+
+LATE = """
+import io, logging.config
+from tests.apps import app as served
+SAID = {"version": 1, "root": {"level": "INFO", "handlers": ["console"]},
+    "handlers": {"console": {"class": "logging.StreamHandler"}}}
+FILE = "[loggers]\\nkeys=root\\n[handlers]\\nkeys=console\\n[formatters]\\nkeys=\\n[logger_root]\\nlevel=INFO\\n" \\
+    "handlers=console\\n[handler_console]\\nclass=StreamHandler\\nargs=()\\n"
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/dict":
+        logging.config.dictConfig(SAID)
+    if environ["PATH_INFO"] == "/file":
+        logging.config.fileConfig(io.StringIO(FILE))
+    return served(environ, start_response)
+"""
+
+
+@pytest.mark.parametrize("how", ["dict", "file"])
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_no_configuration_of_the_log_while_the_app_runs_silences_the_server(
+    tmp_path: Path, front_end: str, how: str
+) -> None:
+    (tmp_path / "late.py").write_text(LATE)
+    with serve("late:app", tmp_path, front_end=front_end, env={"PYTHONPATH": f"{ROOT}:{tmp_path}"}) as server:
+        get(server, f"/{how}")
+        with server.connect("/echo") as ws:
+            ws.send("hello")
+        server.wait_for_log("/echo close 1000 ")
+
+
+PROXIED = """
+from werkzeug.middleware.proxy_fix import ProxyFix
+from tests.apps import app as served
+app = ProxyFix(served)
+"""
+
+
+def visit(server: Server, forwarded_for: str) -> None:
+    """Open a WebSocket as a proxy does, and close it."""
+    with server.connect("/echo", additional_headers={"X-Forwarded-For": forwarded_for}):
+        pass
+
+
+CLIENT = "10.9.9.9, 203.0.113.7"
+
+
+@pytest.mark.parametrize("unix", [True, False])
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_address_that_proxyfix_trusts_is_shown_with_the_number_of_the_connection(
+    tmp_path: Path, front_end: str, unix: bool
+) -> None:
+    (tmp_path / "proxied.py").write_text(PROXIED)
+    env = {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    with serve("proxied:app", tmp_path, front_end=front_end, unix=unix, env=env) as server:
+        visit(server, CLIENT)
+        server.wait_for_log(r"\] 203\.0\.113\.7#\d+ /echo close 1000 ")
+
+
+@pytest.mark.parametrize("unix", [True, False])
+@pytest.mark.parametrize("trusted", ["127.0.0.1", "10.0.0.1"])
+def test_address_is_shown_that_gunicorn_trusts_a_proxy_to_name(tmp_path: Path, unix: bool, trusted: str) -> None:
+    arguments = ["--forwarded-allow-ips", trusted]
+    with serve(APP, tmp_path, front_end="worker", unix=unix, arguments=arguments) as server:
+        visit(server, CLIENT)
+        with pytest.raises(InvalidStatus):
+            server.connect("/echo", additional_headers={"X-Forwarded-For": CLIENT}, origin="https://evil.example")
+        is_shown = unix or trusted == "127.0.0.1"
+        end, refusal = (r"203\.0\.113\.7#\d+", r"203\.0\.113\.7") if is_shown else 2 * (r"127\.0\.0\.1:\d+",)
+        server.wait_for_log(rf"\] {end} /echo close 1000 ")
+        server.wait_for_log(rf"\] {refusal} /echo refused: 403 ")
+        visit(server, "a name")
+        wait_for(lambda: server.log.count("/echo close") == 2, "the second end")
+        assert "a name" not in server.log
+
+
+def test_a_server_without_gunicorn_believes_no_header(tmp_path: Path) -> None:
+    with serve(APP, tmp_path, front_end="server", unix=True) as server:
+        visit(server, CLIENT)
+        server.wait_for_log(r"\] unix#\d+ /echo close 1000 ")
+
+
+def test_log_of_the_docs_is_json(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "observing.md").read_text(), re.DOTALL)
+    (block,) = [block for block in blocks if "dictConfig" in block]
+    (tmp_path / "logs.py").write_text(block)
+    with serve("logs:app", tmp_path, front_end="worker", env={"PYTHONPATH": f"{ROOT}:{tmp_path}"}) as server:
+        with server.connect("/echo") as ws:
+            ws.send("hello")
+            assert ws.recv(DEADLINE) == "hello"
+        with pytest.raises(InvalidStatus):
+            server.connect("/echo", origin="https://evil.example")
+        server.wait_for_log(r"/echo refused")
+        lines = [json.loads(line) for line in server.log.splitlines() if line.startswith('{"time": ')]
+    by_level = {line["level"]: line for line in lines if line["logger"] == "geventws"}
+    end, refusal = by_level["INFO"], by_level["WARNING"]
+    assert (end["path"], end["route"], end["code"], end["cause"]) == ("/echo", "/echo", 1000, "client")
+    assert end["messages"] == {"received": 1, "sent": 1}
+    assert end["bytes"]["received"] > 0 and end["seconds"] >= 0 and end["id"]
+    assert (refusal["status"], refusal["rule"], refusal["path"]) == (403, "origin", "/echo")
 
 
 FOREIGN_LOGGER = """

@@ -61,7 +61,7 @@ class Recorder:
     def eof_received(self) -> None:
         self._note("eof")
 
-    def connection_lost(self, reason: str) -> None:
+    def connection_lost(self, cause: str, reason: str) -> None:
         self._note("lost", f" {reason}".rstrip())
 
     def drained(self) -> None:

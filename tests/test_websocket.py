@@ -504,7 +504,7 @@ def test_prepared_message_is_sent_counted_and_logged_as_any(
             assert peer.receive() == message
     assert [ws.messages_sent for ws, _ in pairs] == [2, 2, 2]
     settle()
-    assert caplog.messages.count("unix > text 'é'") == 3
+    assert sum(line.endswith(" > text 'é'") for line in caplog.messages) == 3
 
 
 @pytest.mark.parametrize("message", [None, 5, ["a"], {"a": 1}, "\ud800"])
@@ -1280,7 +1280,7 @@ def test_no_memory_for_a_message_ends_its_connection_alone(opened: Opener) -> No
 
 def test_request_is_known_before_the_handshake_and_the_connection_is_not(opened: Opener) -> None:
     ws, _ = opened(accept=False)
-    assert (ws.path, ws.peer, ws.origin, ws.remote_address) == ("/path", "unix", None, None)
+    assert (ws.path, ws.peer.partition("#")[0], ws.origin, ws.remote_address) == ("/path", "unix", None, None)
     assert (ws.accepted, ws.has_ended, ws.close_code, ws.close_reason, ws.latency) == (False, False, None, "", None)
     assert (ws.messages_received, ws.bytes_received, ws.bytes_sent) == (0, 0, 0)
     assert not ws.accepted, "asking has completed the handshake"
