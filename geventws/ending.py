@@ -40,8 +40,8 @@ class Owner(Protocol):
 def tell_end(owner: Owner, connection: Connection, transport: Transport, cause: str, messages_received: int) -> None:
     """Tell of an end: cause is what began it.
 
-    Either end by a Close: client, server, view_failed, shutdown, protocol (a rule that the peer broke). Or none came:
-    eof, reset, ping_timeout, send_timeout.
+    Either end by a Close: client, server, view_failed, shutdown, protocol (a rule that the peer broke),
+    message_rate. Or none came: eof, reset, ping_timeout, send_timeout.
     """
     if not log.isEnabledFor(logging.INFO) and not signals.closed.receivers:
         return

@@ -42,7 +42,7 @@ class WebSocketError(Exception):
 class HandshakeError(WebSocketError):
     """The opening handshake is refused with an HTTP answer: status, extra headers, reason for the body.
 
-    rule is the short name of what was broken, such as "origin".
+    rule is the short name of what was broken, such as "origin", which the header Geventws-Refused tells.
     """
 
     def __init__(

@@ -251,7 +251,7 @@ def _prepare() -> Response | None:
     except HandshakeError as exc:
         log_refusal(exc, request.environ)
         ws.answer(f"{exc.status.value} {exc.status.phrase}")  # to whatever else runs
-        refusal = Response(f"{exc}\n", exc.status.value, content_type="text/plain")
+        refusal = Response(f"{exc}\n", exc.status.value, {handshake.REFUSED: exc.rule}, content_type="text/plain")
         refusal.is_refusal = True  # type: ignore[attr-defined]
         return refusal
     return None
@@ -388,7 +388,10 @@ def _websocket() -> WebSocket:
 def _needs_upgrade() -> Response:
     """Tell a plain HTTP client what this URL is for. Source: RFC 9110 §15.5.22."""
     text = f"{request.path} is a WebSocket endpoint: connect with new WebSocket(...) or another client.\n"
-    return Response(text, 426, {"Upgrade": "websocket", "Connection": "Upgrade"}, content_type="text/plain")
+    if handshake.has_lost_upgrade(request.environ):
+        text = f"{request.path} is a WebSocket endpoint, and the request {handshake.LOST_UPGRADE}\n"
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade", handshake.REFUSED: "upgrade"}
+    return Response(text, 426, headers, content_type="text/plain")
 
 
 @click.command(

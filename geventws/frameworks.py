@@ -9,7 +9,6 @@ import inspect
 import logging
 import sys
 from functools import cache
-from http import HTTPStatus
 from typing import Any
 from weakref import WeakSet
 
@@ -17,6 +16,7 @@ import gevent
 
 from . import loglines, signals
 from .errors import ConnectionClosed, HandshakeError
+from .handshake import REFUSED
 from .loglines import about, printable
 from .websocket import WebSocket
 
@@ -136,9 +136,9 @@ def _end_view(exc: ConnectionClosed) -> str:
 def _refuse_view(exc: HandshakeError) -> tuple[str, int, tuple[tuple[str, str], ...]]:
     """Answer Flask for a view whose client has too many WebSockets. Raises any other refusal again."""
     own = sys.modules["flask"].request.environ.get("wsgi.websocket")
-    if not isinstance(own, WebSocket) or own.refusal is not exc or exc.status != HTTPStatus.TOO_MANY_REQUESTS:
+    if not isinstance(own, WebSocket) or own.refusal is not exc or exc.rule != "address":
         raise exc
-    return f"{exc}\n", exc.status.value, exc.headers
+    return f"{exc}\n", exc.status.value, ((REFUSED, exc.rule), *exc.headers)
 
 
 @cache

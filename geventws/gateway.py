@@ -47,12 +47,14 @@ KILLED_GRACE = 0.3  # seconds for the peer of a killed view to take the Close: w
 CLOSING_PAUSE = 0.05  # seconds between two batches of closes at shutdown; longer, where each may hold but one
 DEAF_GRACE = 2.0  # seconds, at shutdown, for a view to notice that its socket is closed
 
-ORIGIN_HINT = (
-    "; if it is yours, add it to the option origins, or have nginx pass on the host that the browser "
-    "asked for: proxy_set_header Host $http_host;"
-)
-
-HOST_HINT = "; if it is a name of this server, add it there, as in GEVENTWS_HOSTS=loopback,app.example"
+# What the log adds to a refusal that is mostly a proxy's doing, by its rule.
+HINTS = {
+    "origin": "; if it is yours, add it to the option origins, or have the proxy pass on the host that the browser "
+    "asked for: nginx by proxy_set_header Host $http_host; Apache by ProxyPreserveHost On",
+    "http-version": f"; nginx needs {handshake.NGINX_LINES}",
+    "connection": f"; nginx needs {handshake.NGINX_UPGRADE}",
+    "hosts": "; if it is a name of this server, add it there, as in GEVENTWS_HOSTS=loopback,app.example",
+}
 _IS_TOLD = "geventws.refused"  # in the environ: the refusal is ours, and has been told
 
 StartResponse = Callable[..., Any]
@@ -362,6 +364,7 @@ class _Answer:
 
 
 gateways: WeakSet[Gateway] = WeakSet()  # all of this process
+_lost_upgrade: list[str] = []  # the path of the request that the log has told of
 
 
 def _abandon() -> None:
@@ -402,9 +405,9 @@ def log_refusal(error: HandshakeError, environ: dict[str, Any]) -> None:
     """Say why a handshake is refused: in the log, and to those who listen."""
     environ[_IS_TOLD] = True
     told = _told(environ, error.status.value, error.rule, error.reason)
-    hint = {HTTPStatus.FORBIDDEN: ORIGIN_HINT, HTTPStatus.MISDIRECTED_REQUEST: HOST_HINT}.get(error.status, "")
+    hint = HINTS.get(error.rule, "")
     path = printable(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
-    if error.status != HTTPStatus.TOO_MANY_REQUESTS:  # which Addresses has said, unless it did so a moment ago
+    if error.rule != "address":  # which Addresses has said, unless it did so a moment ago
         loglines.say(log, logging.WARNING, "%s %s refused: %s%s", peer_of(environ), path, error, hint, fields=told)
     signals.tell(signals.refused, environ, **told)
 
@@ -424,6 +427,13 @@ def _log_failure(ws: WebSocket, line: str) -> None:
     loglines.say(log, logging.ERROR, line, ws.peer, printable(ws.path), fields=about(ws), exc_info=True)
 
 
+def tell_lost_upgrade(path: str) -> None:
+    """Say once in the log that a proxy takes the Upgrade from handshakes; the app answers them as it does pages."""
+    if not _lost_upgrade:
+        _lost_upgrade.append(path)
+        log.warning("%s a request %s", printable(path), handshake.LOST_UPGRADE)
+
+
 def _refuse(error: HandshakeError, start_response: StartResponse, environ: dict[str, Any]) -> list[bytes]:
     log_refusal(error, environ)
     body = f"{error}\n".encode()
@@ -431,6 +441,7 @@ def _refuse(error: HandshakeError, start_response: StartResponse, environ: dict[
         ("Content-Type", "text/plain; charset=utf-8"),
         ("Content-Length", str(len(body))),
         ("Connection", "close"),
+        (handshake.REFUSED, error.rule),
         *error.headers,
     ]
     start_response(f"{error.status.value} {error.status.phrase}", headers)

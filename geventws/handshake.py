@@ -19,6 +19,13 @@ from .options import HOST, SCHEME, TOKEN
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # §1.3
 VERSION = "13"
+REFUSED = "Geventws-Refused"  # the header of each refusal, with the name of its rule
+NGINX_UPGRADE = "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;"
+NGINX_LINES = f"proxy_http_version 1.1; {NGINX_UPGRADE}"
+LOST_UPGRADE = (  # said of a request
+    "has a Sec-WebSocket-Key and no Upgrade: websocket, which a proxy must have removed; "
+    f"nginx needs {NGINX_LINES} Apache needs upgrade=websocket at the end of its ProxyPass"
+)
 MAX_OFFERS = 8190  # bytes of a list; parsing 720 KB, which gunicorn lets through in 90 lines, takes half a second
 
 _token = re.compile(TOKEN)
@@ -56,6 +63,11 @@ def wants_websocket(environ: Mapping[str, Any]) -> bool:
     return "websocket" in environ.get("HTTP_UPGRADE", "").lower() and "websocket" in _tokens(environ["HTTP_UPGRADE"])
 
 
+def has_lost_upgrade(environ: Mapping[str, Any]) -> bool:
+    """Whether only Upgrade is missing from a handshake. No page, and no program without intent, sends such a key."""
+    return "HTTP_SEC_WEBSOCKET_KEY" in environ and not wants_websocket(environ)
+
+
 def check_request(environ: Mapping[str, Any]) -> Request:
     """Return what a handshake asks for. Raises HandshakeError saying which rule it breaks.
 
@@ -64,19 +76,19 @@ def check_request(environ: Mapping[str, Any]) -> Request:
     if environ["REQUEST_METHOD"] != "GET":
         method = environ["REQUEST_METHOD"]
         raise HandshakeError(
-            HTTPStatus.METHOD_NOT_ALLOWED, f"the method must be GET, not {method!r}", [("Allow", "GET")]
+            HTTPStatus.METHOD_NOT_ALLOWED, f"the method must be GET, not {method!r}", [("Allow", "GET")], "method"
         )
     if environ["SERVER_PROTOCOL"] != "HTTP/1.1":
-        raise _bad(f"the protocol must be HTTP/1.1, not {environ['SERVER_PROTOCOL']!r}")
+        raise _bad("http-version", f"the protocol must be HTTP/1.1, not {environ['SERVER_PROTOCOL']!r}")
     if not _host.fullmatch(environ.get("HTTP_HOST", "")):
-        raise _bad("exactly one valid Host header is needed")
+        raise _bad("host", "exactly one valid Host header is needed")
     if "upgrade" not in _tokens(environ.get("HTTP_CONNECTION", "")):
-        raise _bad("the Connection header must contain upgrade; a proxy may have removed it")
+        raise _bad("connection", "the Connection header must contain upgrade; a proxy may have removed it")
     if "HTTP_TRANSFER_ENCODING" in environ or (environ.get("CONTENT_LENGTH") or "0") != "0":
-        raise _bad("a handshake has no body")
+        raise _bad("body", "a handshake has no body")
     version = environ.get("HTTP_SEC_WEBSOCKET_VERSION")
     if version is None:
-        raise HandshakeError(HTTPStatus.BAD_REQUEST, "the Sec-WebSocket-Version header is missing", rule="version")
+        raise _bad("version", "the Sec-WebSocket-Version header is missing")
     if version.strip(" \t") != VERSION:
         raise HandshakeError(
             HTTPStatus.UPGRADE_REQUIRED,
@@ -86,10 +98,10 @@ def check_request(environ: Mapping[str, Any]) -> Request:
         )
     key = environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip(" \t")
     if not _key.fullmatch(key):
-        raise _bad("Sec-WebSocket-Key must be 16 bytes in base64")
-    for name in ("Protocol", "Extensions"):
+        raise _bad("key", "Sec-WebSocket-Key must be 16 bytes in base64")
+    for name, rule in (("Protocol", "subprotocols"), ("Extensions", "extensions")):
         if len(environ.get(f"HTTP_SEC_WEBSOCKET_{name.upper()}", "")) > MAX_OFFERS:
-            raise _bad(f"Sec-WebSocket-{name} holds more than {MAX_OFFERS} bytes")
+            raise _bad(rule, f"Sec-WebSocket-{name} holds more than {MAX_OFFERS} bytes")
     return Request(
         key,
         parse_subprotocols(environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL")),
@@ -110,9 +122,9 @@ def parse_subprotocols(header: str | None) -> tuple[str, ...]:
         name = _token.match(header, position)
         end = _separator.match(header, name.end()) if name else None
         if not name or not end:
-            raise _bad("malformed Sec-WebSocket-Protocol header")
+            raise _bad("subprotocols", "malformed Sec-WebSocket-Protocol header")
         if name.group() in offered:
-            raise _bad(f"subprotocol {name.group()} is offered twice")
+            raise _bad("subprotocols", f"subprotocol {name.group()} is offered twice")
         offered[name.group()] = None
         position = end.end()
     return tuple(offered)
@@ -130,7 +142,7 @@ def parse_extensions(header: str | None) -> tuple[Extension, ...]:
     while position < len(header) or not offers:
         name = _token.match(header, position)
         if not name:
-            raise _bad("malformed Sec-WebSocket-Extensions header")
+            raise _bad("extensions", "malformed Sec-WebSocket-Extensions header")
         position = name.end()
         parameters = []
         while parameter := _parameter.match(header, position):
@@ -139,11 +151,11 @@ def parse_extensions(header: str | None) -> tuple[Extension, ...]:
             if quoted is not None:
                 value = re.sub(r"\\(.)", r"\1", quoted)
                 if not _token.fullmatch(value):
-                    raise _bad("malformed quoted value in the Sec-WebSocket-Extensions header")
+                    raise _bad("extensions", "malformed quoted value in the Sec-WebSocket-Extensions header")
             parameters.append((attribute, value))
         end = _separator.match(header, position)
         if not end:
-            raise _bad("malformed Sec-WebSocket-Extensions header")
+            raise _bad("extensions", "malformed Sec-WebSocket-Extensions header")
         position = end.end()
         offers.append(Extension(name.group(), tuple(parameters)))
     return tuple(offers)
@@ -229,8 +241,8 @@ def response(request: Request, subprotocol: str | None = None, headers: Headers 
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
-def _bad(reason: str) -> HandshakeError:
-    return HandshakeError(HTTPStatus.BAD_REQUEST, reason)
+def _bad(rule: str, reason: str) -> HandshakeError:
+    return HandshakeError(HTTPStatus.BAD_REQUEST, reason, rule=rule)
 
 
 def _tokens(header: str) -> list[str]:

@@ -27,7 +27,7 @@ from gevent import pywsgi
 
 from . import handshake
 from .frameworks import expect_disconnects
-from .gateway import Application, Gateway, StartResponse, TakenSocket
+from .gateway import Application, Gateway, StartResponse, TakenSocket, tell_lost_upgrade
 from .listener import REQUEST_TIMEOUT, Listener, end_wait
 from .loglines import printable
 from .monitor import watch
@@ -234,6 +234,8 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
     def run_application(self) -> None:
         """Run the app, through the gateway if the request asks for a WebSocket."""
         if not handshake.wants_websocket(self.environ):
+            if handshake.has_lost_upgrade(self.environ):
+                tell_lost_upgrade(self.environ["PATH_INFO"])
             try:
                 super().run_application()
             finally:

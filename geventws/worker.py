@@ -28,7 +28,7 @@ from . import handshake
 from .census import publish
 from .errors import MissingPackage
 from .frameworks import expect_disconnects, why_no_app
-from .gateway import Gateway, TakenSocket, Upgrade
+from .gateway import Gateway, TakenSocket, Upgrade, tell_lost_upgrade
 from .listener import REQUEST_TIMEOUT, Listener, end_wait
 from .loglines import FORWARDED, forwarded_for
 from .monitor import watch
@@ -363,6 +363,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """Serve a request whose head was read."""
         self._head_is_read()
         if not handshake.wants_websocket({"HTTP_UPGRADE": ",".join(v for name, v in req.headers if name == "UPGRADE")}):
+            if any(name == "SEC-WEBSOCKET-KEY" for name, _ in req.headers):
+                tell_lost_upgrade(req.path)
             super().handle_request(listener_name, req, sock, addr)
             return
         try:

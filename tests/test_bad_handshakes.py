@@ -433,6 +433,8 @@ def test_a_bad_handshake_is_refused_and_nothing_behind_it_is_read(
     if word:
         assert b"\r\nContent-Type: text/plain; charset=utf-8" in head
         assert word in body.decode()
+    if word and ROWS[name].worker == ROWS[name].server:  # refused by the handshake
+        assert re.search(rb"\r\nGeventws-Refused: [a-z-]+(\r\n|$)", head)
     assert counts(server) == before
     assert "Traceback" not in server.log[logged:]
 
@@ -465,8 +467,30 @@ def test_a_request_that_asks_for_no_websocket_gets_none(server: Server, name: st
         raw.half_close()
         answer = raw.rest()
     assert statuses(answer) == [426]
-    assert b"/echo is a WebSocket endpoint" in answer
+    assert b"/echo is a WebSocket endpoint, and the request has a Sec-WebSocket-Key and no Upgrade" in answer
+    assert b"proxy_set_header Upgrade $http_upgrade;" in answer
+    assert b"\r\nGeventws-Refused: upgrade\r\n" in answer
     assert counts(server) == before
+
+
+def test_a_plain_get_is_told_what_the_url_is_for_and_no_more(server: Server) -> None:
+    sent = header("Upgrade", None).replace(b"Sec-WebSocket-Key: " + KEY + b"\r\n", b"")
+    with Raw(server, sent) as raw:
+        raw.half_close()
+        answer = raw.rest()
+    assert statuses(answer) == [426]
+    assert b"/echo is a WebSocket endpoint: connect with new WebSocket(...)" in answer
+    assert b"\r\nGeventws-Refused: upgrade\r\n" in answer
+
+
+def test_a_lost_upgrade_still_reaches_a_page_and_is_logged_once_with_its_cure(server: Server) -> None:
+    for _ in range(2):
+        with Raw(server, header("Upgrade", None).replace(b"/echo", b"/page")) as raw:
+            raw.half_close()
+            assert raw.rest().endswith(b"page:")
+    (line,) = re.findall(r"WARNING\] .* a request has a Sec-WebSocket-Key and no Upgrade.*", server.log)
+    assert "proxy_set_header Upgrade $http_upgrade;" in line
+    assert "upgrade=websocket" in line
 
 
 def test_a_bad_handshake_behind_a_page_ends_the_connection_too(server: Server) -> None:

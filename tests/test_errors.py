@@ -15,7 +15,7 @@ from geventws.errors import CloseCode, MissingPackage, may_travel
     "error",
     [
         geventws.ConnectionClosed(1009, "too much"),
-        geventws.HandshakeError(HTTPStatus.FORBIDDEN, "a stranger", [("X-Why", "origin")]),
+        geventws.HandshakeError(HTTPStatus.FORBIDDEN, "a stranger", [("X-Why", "origin")], "origin"),
         geventws.ProtocolError("reserved bits"),
     ],
     ids=lambda error: type(error).__name__,

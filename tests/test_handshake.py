@@ -103,6 +103,11 @@ def test_request_tells_what_the_client_offers() -> None:
     assert request == Request(KEY, ("chat", "superchat"), offers)
 
 
+# What Geventws-Refused may say; the doctor and whoever reads it rely on these.
+RULES = {
+    *("method", "http-version", "host", "connection", "body", "version", "key", "subprotocols", "extensions"),
+}
+
 # (changes, status, headers, what the reason tells)
 ALLOW = (("Allow", "GET"),)
 UPGRADE = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
@@ -163,6 +168,7 @@ def test_bad_request_is_refused_with_the_rule_it_breaks(
         check_request(environ(**changes))
     assert (caught.value.status, caught.value.headers) == (HTTPStatus(status), headers)
     assert told in caught.value.reason
+    assert caught.value.rule in RULES
 
 
 # Lists of the client: §4.1 (10) 1#token, §9.1

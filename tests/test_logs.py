@@ -124,7 +124,9 @@ def test_each_ending_has_one_access_line_and_one_close_line(server: Server, endi
 REFUSALS = {
     "origin": (b"Host: localhost\r\n", b"Host: localhost\r\nOrigin: https://evil.example\r\n", 403, "origins"),
     "version": (b"Version: 13", b"Version: 8", 426, "Sec-WebSocket-Version"),
-    "key": (b"dGhlIHNhbXBsZSBub25jZQ==", b"short", 400, "Sec-WebSocket-Key"),
+    "key": (b"dGhlIHNhbXBsZSBub25jZQ==", b"short", 400, "Sec-WebSocket-Key must"),
+    "connection": (b"Connection: Upgrade", b"Connection: close", 400, "a proxy may have removed it"),
+    "http-version": (b"HTTP/1.1\r\n", b"HTTP/1.0\r\n", 400, "HTTP/1.0"),
 }
 
 
@@ -133,14 +135,21 @@ def test_refused_handshake_is_logged_once(server: Server, rule: str) -> None:
     old, new, status, word = REFUSALS[rule]
     target = f"/echo?refused={rule}"
     answer = server.exchange(upgrade_request(target).replace(old, new))
-    assert answer.startswith(b"HTTP/1.1 %d " % status)
-    assert access_line(server, target)[0] == status
-    lines = re.findall(rf"\[WARNING\] 127\.0\.0\.1\S* /echo refused: {status} .*$", server.log, re.MULTILINE)
+    assert answer.startswith((b"HTTP/1.1 %d " % status, b"HTTP/1.0 %d " % status))
+    if rule != "http-version":
+        assert access_line(server, target)[0] == status
+    pattern = rf"\[WARNING\] 127\.0\.0\.1\S* /echo refused: {status} .*{re.escape(word)}.*$"
+    lines = re.findall(pattern, server.log, re.MULTILINE)
     assert len(lines) == 1
-    assert word in lines[0]
     if rule == "origin":
         assert "https://evil.example" in lines[0]
         assert "proxy_set_header Host $http_host;" in lines[0]
+        assert "ProxyPreserveHost On" in lines[0]
+    if rule == "connection":
+        assert "proxy_set_header Connection upgrade;" in lines[0]
+    if rule == "http-version":
+        assert "proxy_http_version 1.1;" in lines[0]
+    assert f"\r\nGeventws-Refused: {rule}\r\n".encode() in answer
 
 
 @pytest.mark.parametrize(("path", "status"), [("/unauthorized", 401), ("/login", 302), ("/no-such-page", 404)])
