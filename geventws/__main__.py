@@ -13,9 +13,9 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Sequence
 
-from .command import live, serve
+from .command import check, live, serve
 
-COMMANDS = {"live": live.main, "serve": serve.main}
+COMMANDS = {"check": check.main, "live": live.main, "serve": serve.main}
 
 
 def main(words: Sequence[str]) -> int:

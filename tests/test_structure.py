@@ -80,9 +80,14 @@ FLOORS = {
     "command/live": 10,
     "command/reload": 10,
     "command/tls": 10,
+    "command/wire": 10,
     "command/arguments": 11,
+    "command/diagnosis": 11,
     "command/serve": 12,
-    "__main__": 13,
+    "command/talk": 12,
+    "command/doctor": 13,
+    "command/check": 14,
+    "__main__": 15,
 }
 # An option that is a close code asks errors which may travel.
 # Transport, WebSocket and Room are each a floor of several files. GEVENTWS_COMPAT=1 has __init__ import compat.

@@ -39,6 +39,8 @@ The word serve may be left out.
       https and wss, on all addresses of this machine
   python -m geventws live
       the WebSockets that are open on this machine; see live --help
+  python -m geventws check wss://app.example/echo
+      what is wrong on the way to a server; see check --help
 """
 
 
