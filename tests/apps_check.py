@@ -1,8 +1,11 @@
-"""A Flask app without Sockets, whose routes are for pages or for WebSockets."""
+"""A Flask app without Sockets, whose routes are for pages or for WebSockets; and one whose route has origins."""
 
 from __future__ import annotations
 
 from flask import Flask, request
+
+from geventws import WebSocket
+from geventws.flask import Sockets
 
 app = Flask(__name__)
 
@@ -18,3 +21,13 @@ def echo() -> str:
     for message in ws:
         ws.send(message)
     return ""
+
+
+own_origins = Flask(__name__)
+sockets = Sockets(own_origins)
+
+
+@sockets.route("/partners", origins=["https://partner.example"])
+def partners(ws: WebSocket) -> None:
+    for message in ws:
+        ws.send(message)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
+
+import gevent
 
 from ..options import TOKEN
 from . import MISTAKES, complain
@@ -49,6 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     chosen = _parser().parse_args(arguments)
     try:
         target = read_url(chosen.url, chosen.via)
+        _check_flags(chosen)
         doctor = Doctor(
             target,
             [_header(each) for each in chosen.header],
@@ -60,6 +65,9 @@ def main(arguments: Sequence[str]) -> int:
     except MISTAKES as exc:
         complain(exc)
         return 2
+    # Python's own handler would run in the hub, which prints what it raises.
+    before = signal.getsignal(signal.SIGINT)
+    interrupt = gevent.signal_handler(signal.SIGINT, gevent.kill, gevent.getcurrent(), KeyboardInterrupt)
     try:
         if chosen.json:
             results = list(doctor.run())
@@ -70,6 +78,9 @@ def main(arguments: Sequence[str]) -> int:
             print("\n".join(_summary(results)))
     except KeyboardInterrupt:
         return 130
+    finally:
+        interrupt.cancel()
+        signal.signal(signal.SIGINT, before)
     return 1 if any(result.mark == FAILED for result in results) else 0
 
 
@@ -94,6 +105,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--idle", type=float, metavar="SECONDS", help="keep a connection silent for so long")
     parser.add_argument("--json", action="store_true", help="write one JSON object, for programs")
     return parser
+
+
+def _check_flags(chosen: argparse.Namespace) -> None:
+    """Raise ValueError for a flag whose value no request could carry, or that makes no sense."""
+    if chosen.origin is not None and not re.fullmatch(r"[!-~]+", chosen.origin):
+        raise ValueError(f"--origin must be such as https://app.example, not {chosen.origin!r}")
+    for name in chosen.subprotocol:
+        if not re.fullmatch(TOKEN, name):
+            raise ValueError(f"--subprotocol must be a name such as chat.v2, not {name!r}")
+    if chosen.idle is not None and not 0 < chosen.idle < math.inf:
+        raise ValueError(f"--idle must be a number of seconds, such as 70, not {chosen.idle:g}")
 
 
 def _header(text: str) -> tuple[str, str]:

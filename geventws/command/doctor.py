@@ -22,6 +22,7 @@ from .wire import Answer, Client, NoAnswer, Target
 STRANGER = "https://stranger.example"
 SLOW = 2.0  # seconds of a handshake that are told
 AT_ONCE = 3
+TLS_ALERT = b"\x15\x03"
 SOON = 14 * 86_400  # seconds before its end at which a certificate is told
 
 
@@ -164,7 +165,8 @@ class Doctor:
                 return client
             return answer
         except NoAnswer as exc:
-            found = diagnosis.of_silence(str(exc), exc.received, speaks_tls=self._is_tls_port())
+            may_be_tls = not exc.received or exc.received.startswith(TLS_ALERT)
+            found = diagnosis.of_silence(str(exc), exc.received, speaks_tls=may_be_tls and self._is_tls_port())
             raise Failed(str(exc), found) from exc
         except WebSocketError as exc:
             raise Failed(str(exc), diagnosis.STRANGE_ANSWER) from exc

@@ -133,6 +133,8 @@ def idle(client: Client, seconds: float) -> Finding:
     while not isinstance(event := client.receive(end - monotonic()), _END):
         pass
     passed = monotonic() - started
+    if isinstance(event, Close) and event.code == CloseCode.NORMAL_CLOSURE:
+        return Finding(SKIPPED, f"the view ended by itself after {passed:.0f} s")
     if isinstance(event, Close):
         raise Failed(f"closed after {passed:.0f} s", diagnosis.of_close(event.code, event.reason))
     if event is not None:

@@ -117,7 +117,8 @@ def dial(family: int, address: Any, within: float) -> Any:
 
 def secured(sock: Any, name: str, within: float, *, verify: bool = True) -> Any:
     """Return the socket under TLS, as a browser would that knows HTTP/1.1 alone. Raises OSError, and closes it."""
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # gevent's, which waits without blocking the hub
+    context.load_default_certs()
     context.set_alpn_protocols(["http/1.1"])
     if not verify:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
