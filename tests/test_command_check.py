@@ -25,7 +25,7 @@ from geventws.command import check, doctor, talk
 from . import broken
 from .broken import free_port
 from .commands import PATIENCE, assert_one_line, environment, run
-from .servers import DEADLINE, FRONT_ENDS, Server, serve, wait_for
+from .servers import DEADLINE, FRONT_ENDS, ROOT, Server, serve, wait_for
 
 pytestmark = pytest.mark.slow  # it starts servers
 
@@ -469,3 +469,32 @@ def test_ctrl_c_ends_it_without_a_traceback(server: Server) -> None:
     process.send_signal(signal.SIGINT)
     _, complaints = process.communicate(timeout=PATIENCE)
     assert (process.returncode, complaints) == (130, "")
+
+
+# docs/check.md
+
+
+def test_docs_name_each_rule_and_each_check_and_quote_what_the_code_says() -> None:
+    text = (ROOT / "docs" / "check.md").read_text()
+    code = "".join(path.read_text() for path in (ROOT / "geventws").rglob("*.py"))
+    rules = set(re.findall(r'_bad\(\s*"([a-z-]+)", |rule="([a-z-]+)"\)', code))
+    named = {name for pair in rules for name in pair if name} | {"method", "full", "stopping", "upgrade"}
+    assert named == set(re.findall(r"`([a-z-]+)`", text.partition("## Whose")[2].partition("A browser always")[0])) - {
+        "origins"
+    }
+    checks = re.findall(r"^\| ([a-zA-Z, ]+) \|", text.partition("need each other")[2].partition("| flag")[0], re.M)
+    assert [name for row in checks[1:] for name in row.split(", ")] == NAMES
+    own = text.partition("In the log of the app:")[2].partition("In the log of nginx")[0]
+    flat = re.sub(r'"\s+f?"', "", code)
+    for quoted in re.findall(r"^\| `([^`]+)` ", own, re.M):
+        if not quoted.startswith("KeyError"):
+            assert quoted.replace("'HTTP/1.0'", "{environ['SERVER_PROTOCOL']!r}") in flat, quoted
+
+
+def test_docs_show_what_it_prints(server: Server, tmp_path: Path) -> None:
+    port = free_port()
+    http = f"server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://127.0.0.1:{server.port}; }} }}"
+    with broken.nginx(tmp_path, http, [port]):
+        written = run(tmp_path, "check", f"ws://127.0.0.1:{port}/echo").stdout
+    written = re.sub(r"\d+\.\d ms", "0.2 ms", written.replace(str(port), "8080"))
+    assert f"```text\n{written}```" in (ROOT / "docs" / "check.md").read_text()

@@ -328,7 +328,7 @@ def of_cut(seconds: float, answer: Answer, pings: int) -> Diagnosis:
     if pings:
         cause = f"cut without a Close after {seconds:.0f} s, though the server sent {pings} Pings: a limit of its age"
         return Diagnosis(f"{cause}, or of silence from the client", f"raise it: {raise_it}")
-    half = f"{seconds / 2:.1f}" if seconds < 10 else f"{seconds // 2 - 1:.0f}"
+    half = f"{max(seconds / 2, 0.5):.1f}" if seconds < 10 else f"{seconds // 2 - 1:.0f}"
     return Diagnosis(
         f"cut without a Close after {seconds:.0f} s: an idle timeout on the way",
         f"have the server ping more often, below half of it: GEVENTWS_PING_INTERVAL={half}; or raise it: {raise_it}",
