@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Flask, request
+from flask import Flask, Response, request
 
 from geventws import WebSocket
 from geventws.flask import Sockets
@@ -21,6 +21,21 @@ def echo() -> str:
     for message in ws:
         ws.send(message)
     return ""
+
+
+@app.route("/flood", websocket=True)
+def flood() -> str:
+    ws = request.environ["wsgi.websocket"]
+    while not ws.closed:
+        ws.send("x" * 10_000)
+    return ""
+
+
+@app.route("/cookies", websocket=True)
+def cookies() -> Response | str:
+    if request.cookies.to_dict() != {"a": "1", "b": "2"}:
+        return Response("two cookies are wanted", 401)
+    return echo()
 
 
 own_origins = Flask(__name__)

@@ -197,6 +197,16 @@ def test_a_view_that_uses_its_websocket_late_is_told(server: Server, checked: Ch
     assert "ws.accept() first" in found["handshake"]["cure"]
 
 
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_a_view_that_never_stops_to_send_holds_no_check_up(tmp_path: Path, front_end: str, checked: Check) -> None:
+    with serve("tests.apps_check:app", tmp_path, front_end=front_end) as server:
+        status, found = checked(server.url("/flood"), "--idle", "0.5")
+        assert (status, told(found)) == (0, {})
+        assert found["echo"]["detail"] == "the view did not send the message back"
+        status, found = checked(server.url("/cookies"), "--header", "Cookie: a=1", "--header", "Cookie: b=2")
+        assert (status, told(found)) == (0, {})
+
+
 LIMITS = {
     "max_connections": ("GEVENTWS_MAX_CONNECTIONS", "2", "three at once", "failed", "as many WebSockets as it may"),
     "max_message_size": ("GEVENTWS_MAX_MESSAGE_SIZE", "70000", "echo", "risky", "larger than max_message_size"),

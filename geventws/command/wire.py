@@ -173,8 +173,11 @@ def request(
         "Sec-WebSocket-Key": b64encode(os.urandom(16)).decode(),
         "Sec-WebSocket-Version": version,
         "User-Agent": "geventws-check",
-        **dict(headers),
     }
+    values: dict[str, list[str]] = {}
+    for name, value in headers:
+        values.setdefault(name.title(), []).append(value)
+    asked |= {name: ("; " if name == "Cookie" else ", ").join(each) for name, each in values.items()}
     if origin is not None:
         asked["Origin"] = origin
     if subprotocols:
@@ -265,6 +268,8 @@ class Client:
 
     def receive(self, within: float) -> Event | Lost | None:
         """Return the next message, Pong, Close, Failure or Lost; None when the time is over. Answers Pings."""
+        if within <= 0:
+            return None  # though there may be more: a view may never stop to send
         end = monotonic() + within
         while not self._events:
             if self._eof:
@@ -289,7 +294,7 @@ class Client:
         """Close with 1000 as politely as time allows."""
         self.close()
         end = monotonic() + LEAVE_TIMEOUT
-        while not isinstance(self.receive(max(end - monotonic(), 0)), (Close, Lost, type(None))):
+        while not isinstance(self.receive(end - monotonic()), (Close, Lost, type(None))):
             pass
         self._sock.close()
 
