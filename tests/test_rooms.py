@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -92,12 +93,40 @@ def test_a_broadcast_returns_before_anything_is_sent(rooms: Rooms, opened: Opene
 
 @pytest.mark.parametrize(
     "option",
-    [{"history": -1}, {"history_seconds": 0}, {"history_bytes": -1}, {"slow": "drop"}, {"linger": -1}],
-    ids=lambda option: next(iter(option)),
-)
+    [
+        {"history": -1}, {"history": 10**13},
+        {"history_seconds": 0}, {"history_seconds": -1.0}, {"history_seconds": math.inf}, {"history_seconds": math.nan},
+        {"history_bytes": 0}, {"history_bytes": -1},
+        {"buffer": 0}, {"buffer": -1}, {"buffer_bytes": 0}, {"buffer_bytes": -1},
+        {"lease": 0}, {"lease": 0.5}, {"lease": -1}, {"lease": math.inf}, {"lease": math.nan},
+        {"linger": -1}, {"linger": math.inf}, {"linger": math.nan},
+        {"slow": "drop"}, {"slow": None}, {"namespace": ""}, {"namespace": "a\nb"}, {"namespace": "x" * 101},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_an_option_out_of_range_is_refused_by_its_name(option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(option))} must be"):
         Rooms(**option)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"history": 1.5}, {"history": True}, {"history": None}, {"buffer": "100"}, {"lease": "10"}, {"linger": None}],
+    ids=str,
+)
+def test_an_option_that_is_no_number_is_refused_by_its_name(option: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=f"^{next(iter(option))} must be a (whole )?number"):
+        Rooms(**option)
+
+
+def test_the_smallest_options_are_taken(opened: Opener) -> None:
+    rooms = Rooms(history=0, history_seconds=0.001, history_bytes=1, buffer=1, buffer_bytes=1, lease=1, linger=0)
+    ws, peer = opened("tcp")
+    rooms["lobby"].join(ws, user="ann")
+    for text in ("one", "two", "three"):
+        rooms["lobby"].broadcast(text)
+    assert [peer.receive() for _ in range(3)] == ["one", "two", "three"]
+    assert list(rooms["lobby"].history()) == []
 
 
 # All at once

@@ -277,6 +277,8 @@ def test_more_than_the_buffer_takes_raises_and_names_the_option(
     rooms, large = make(redis_server.url, buffer=50), make(redis_server.url, buffer_bytes=100_000)
     ann = Listener(rooms, opened)
     Listener(large, opened)
+    with pytest.raises(BusUnavailable, match=r"a message of 2000\d\d bytes is larger than buffer_bytes=100000"):
+        large["lobby"].broadcast(bytes(200_000))
     redis_server.stop()
     until(lambda: away(rooms, large), "notice", WITHIN)
     for number in range(50):

@@ -27,6 +27,8 @@ __all__ = ["History", "Local", "Member", "Present", "Room", "Rooms", "User"]
 
 Listener = TypeVar("Listener", bound=Callable[[Room, str, Any], object])
 SHORTEST_LEASE = 1.0  # seconds; a third of it must do for a round trip
+SHORTEST_HISTORY = 0.001  # seconds, as positions have milliseconds
+LARGEST = 1e12  # of what is counted: Redis takes no infinity, and milliseconds must be whole numbers there
 GapListener = TypeVar("GapListener", bound=Callable[[Room], object])
 
 
@@ -57,18 +59,16 @@ class Rooms:
         Apps with other namespaces have other rooms. A member that is more than history_bytes behind is closed with
         1013, or with slow="skip" goes on with the newest message. Up to buffer messages wait for a bus that is away.
         A process that ends without a word counts as dead after lease seconds. A user counts as gone linger seconds
-        after the last socket: a reload of the page is no leaving. Raises ValueError for a value out of range.
+        after the last socket: a reload of the page is no leaving. Raises ValueError for a value out of range, TypeError
+        for one that is no number where one is wanted.
         """
-        for name, value in (
-            ("history", history), ("history_bytes", history_bytes), ("linger", linger), ("buffer", buffer),
-            ("buffer_bytes", buffer_bytes),
-        ):  # fmt: skip
-            if value < 0:
-                raise ValueError(f"{name} must be at least 0, not {value!r}")
-        if history_seconds <= 0:
-            raise ValueError(f"history_seconds must be more than 0, not {history_seconds!r}")
-        if lease < SHORTEST_LEASE:
-            raise ValueError(f"lease must be at least {SHORTEST_LEASE:g} seconds, not {lease!r}")
+        _check_number("history", history, 0)
+        _check_number("history_seconds", history_seconds, SHORTEST_HISTORY, hint=": history=0 keeps nothing")
+        _check_number("history_bytes", history_bytes, 1, hint=": history=0 keeps nothing")
+        _check_number("buffer", buffer, 1)
+        _check_number("buffer_bytes", buffer_bytes, 1)
+        _check_number("lease", lease, SHORTEST_LEASE)
+        _check_number("linger", linger, 0.0)
         if slow not in ("close", "skip"):
             raise ValueError(f'slow must be "close" or "skip", not {slow!r}')
         if not namespace.isprintable() or not 1 <= len(namespace) <= 100:
@@ -164,6 +164,18 @@ class Rooms:
     def close(self) -> None:
         """Forget members, and what is kept in this process, and close no socket. The next use begins anew."""
         self._home.run(self._home.close)
+
+
+def _check_number(name: str, value: Any, least: float, hint: str = "") -> None:
+    """Raise ValueError or TypeError for what is no value of an option: a whole number where least is one."""
+    is_whole = isinstance(least, int)
+    if isinstance(value, bool) or not isinstance(value, int if is_whole else (int, float)):
+        raise TypeError(f"{name} must be a {'whole number' if is_whole else 'number of seconds'}, not {value!r}")
+    unit = "" if is_whole else " seconds"
+    if value > LARGEST:
+        raise ValueError(f"{name} must be at most {LARGEST:g}{unit}, not {value!r}")
+    if not value >= least:  # as NaN is not
+        raise ValueError(f"{name} must be at least {least:g}{unit}, not {value!r}{hint}")
 
 
 def _links(

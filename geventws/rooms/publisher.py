@@ -204,6 +204,8 @@ class Publisher:
         buffer = self._buffer
         if len(self.waiting) < buffer.messages and self.size + size <= buffer.size:
             return
+        if size > buffer.size:
+            raise BusUnavailable(f"a message of {size} bytes is larger than buffer_bytes={buffer.size} of rooms")
         option = f"buffer={buffer.messages}" if len(self.waiting) >= buffer.messages else f"buffer_bytes={buffer.size}"
         state = f"has been away for {self._health.seconds:.1f} s" if self._health.is_away else "is behind"
         raise BusUnavailable(f"{self._health.shown} {state}, and no more than {option} of rooms may wait for it")
