@@ -860,7 +860,7 @@ def test_a_key_of_another_type_breaks_its_own_room_alone(
         rooms["bad"].broadcast("text")
         ann.room.broadcast(str(number))
     until(lambda: ann.heard == [str(number) for number in range(10)], "hearing", WITHIN)
-    until(lambda: "the bus of rooms refuses: WRONGTYPE" in caplog.text, "line of the log")
+    until(lambda: f"the bus of rooms refuses: {redis_server.url}: WRONGTYPE" in caplog.text, "line of the log")
     bob, dora = Listener(rooms, opened, "bad", user="bob"), Listener(rooms, opened, "good", user="dora")
     gevent.sleep(2.5)  # some heartbeats and checks, and a time to reap
     assert set(rooms["good"].users()) == {"ann", "dora"}
@@ -873,16 +873,29 @@ def test_a_key_of_another_type_breaks_its_own_room_alone(
     until(lambda: bob.heard, "hearing, or being told", WITHIN)
 
 
-def test_a_full_redis_is_named(make: Make, opened: Opener, redis_server: RedisServer) -> None:
-    rooms = make(redis_server.url)
-    ann = Listener(rooms, opened)
+def test_a_full_redis_is_named_and_lists_who_came_meanwhile_once_there_is_room(
+    make: Make,
+    opened: Opener,
+    redis_server: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("geventws.rooms.span.CHECK", 0.5)
+    rooms, other = make(redis_server.url), make(redis_server.url)
+    ann = Listener(rooms, opened, user="ann")
     with redis_server.client() as client:
         client.config_set("maxmemory", "1mb")
-        with pytest.raises(BusUnavailable, match="OOM command not allowed"):
+        with pytest.raises(BusUnavailable, match=f"{redis_server.url} refuses a message of rooms: OOM command not"):
             ann.room.broadcast("text", confirm=WITHIN)
+        Listener(rooms, opened, user="bob")
+        until(lambda: away(rooms), "notice", WITHIN)
         client.config_set("maxmemory", "0")
+    back(rooms, other)
     ann.room.broadcast("afterwards", confirm=WITHIN)
-    until(lambda: ann.heard == ["afterwards"], "hearing", WITHIN)
+    until(lambda: ann.heard[-1:] == ["afterwards"], "hearing", WITHIN)
+    until(lambda: set(other["lobby"].users()) == {"ann", "bob"}, "list of who is there", WITHIN)
+    lines = [line for line in caplog.messages if "the bus of rooms" in line]
+    assert lines and all(redis_server.url in line for line in lines)
 
 
 def test_missing_rights_are_named_with_the_rule_to_write(
@@ -901,6 +914,34 @@ def test_missing_rights_are_named_with_the_rule_to_write(
     ann = Listener(rooms, opened)  # who came before may have missed something, and is told so
     rooms["lobby"].broadcast("text", confirm=WITHIN)
     until(lambda: ann.heard == ["text"], "hearing", WITHIN)
+
+
+RIGHTS = ["~geventws:0:*", "&geventws:0:*", "+@read", "+@write", "+@pubsub", "+@scripting", "+@connection", "+time"]
+
+
+@pytest.mark.parametrize("missing_right", [right for right in RIGHTS if right != "+@connection"])  # of SELECT alone
+def test_each_right_that_is_missing_is_named_with_the_rule_to_write(
+    make: Make, opened: Opener, redis_server: RedisServer, caplog: pytest.LogCaptureFixture, missing_right: str
+) -> None:
+    def is_named() -> bool:
+        return " ".join(RIGHTS) in caplog.text
+
+    with redis_server.client() as client:
+        rules = ["reset", "on", ">secret", *RIGHTS]
+        client.execute_command("ACL", "SETUSER", "app", *(rule for rule in rules if rule != missing_right))
+        rooms = make(f"redis://app:secret@127.0.0.1:{redis_server.port}")
+        other = make(redis_server.url)
+        Listener(other, opened, user="bob")
+        joining = opened.spawn(partial(Listener, rooms, opened, user="ann"))
+        joining.join(WITHIN)
+        until(is_named, "line of the log", WITHIN)
+        client.execute_command("ACL", "SETUSER", "app", *rules)
+    back(rooms)
+    until(lambda: lists(redis_server, other, rooms) and other["lobby"].users(), "list of who is there", WITHIN)
+    carl = Listener(rooms, opened, user="carl")  # who came before may have missed something, and is told so
+    rooms["lobby"].broadcast("afterwards", confirm=WITHIN)
+    until(lambda: carl.heard[-1:] == ["afterwards"], "hearing", WITHIN)
+    assert set(carl.room.users()) == set(other["lobby"].users())
 
 
 def test_a_wrong_password_is_named_and_never_shown(

@@ -69,7 +69,7 @@ class Health:
             self.since = monotonic()
             self._counts = self.caught_up, self.gaps
             line = "the bus of rooms is away, members hear only what is said in their own process: %s"
-            loglines.write(log, logging.WARNING, line, loglines.printable(str(why)))
+            loglines.write(log, logging.WARNING, line, self._tells(why))
             self._tell()
 
     def find(self, who: object) -> None:
@@ -79,9 +79,9 @@ class Health:
         seconds = self.seconds
         self._missing.discard(who)
         if not self.is_away:
-            line = "the bus of rooms is back after %.1f s: %d messages caught up, %d gaps"
+            line = "the bus of rooms is back after %.1f s: %s, %d messages caught up, %d gaps"
             caught_up, gaps = self.caught_up - self._counts[0], self.gaps - self._counts[1]
-            loglines.write(log, logging.WARNING, line, seconds, caught_up, gaps)
+            loglines.write(log, logging.WARNING, line, seconds, self.shown, caught_up, gaps)
             self._tell()
 
     def refuse(self, why: Exception) -> None:
@@ -90,7 +90,11 @@ class Health:
         if monotonic() - self._last_refusal > 10:
             self._last_refusal = monotonic()
             line = "the bus of rooms refuses: %s"
-            loglines.write(log, logging.ERROR, line, loglines.printable(str(why)))
+            loglines.write(log, logging.ERROR, line, self._tells(why))
+
+    def _tells(self, why: Exception) -> str:
+        """Return what a line of the log says of an error: which bus, too, as Away says itself."""
+        return loglines.printable(f"{self.shown}: {why}" if isinstance(why, Refused) else str(why))
 
     def _tell(self) -> None:
         for listener in self.on_change:
