@@ -17,6 +17,8 @@ rooms = geventws.Rooms(
     linger=float(os.environ.get("LINGER", "0.2")), lease=float(os.environ.get("LEASE", "10")), history=10_000
 )
 events: list[str] = []
+if said := os.environ.get("SAID_AT_IMPORT"):
+    rooms["lobby"].broadcast_json({"from": "import", "text": said})
 
 
 @rooms.on_join

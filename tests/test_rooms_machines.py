@@ -45,10 +45,11 @@ def machine(redis_server: RedisServer, tmp_path: Path) -> Iterator[Machine]:
         client.flushall()
         count = iter(range(100))
 
-        def start(front_end: str = "worker", **env: str) -> Server:
+        def start(front_end: str = "worker", *more: str, **env: str) -> Server:
             directory = tmp_path / str(next(count))
             directory.mkdir()
             arguments = ["--workers", "2", "--graceful-timeout", "5"] if front_end == "worker" else []
+            arguments += more
             env = {"GEVENTWS_BUS": redis_server.url, "LEASE": LEASE, **env}
             server = serve("tests.apps_rooms:app", directory, front_end=front_end, arguments=arguments, env=env)
             return stack.enter_context(server)
@@ -132,6 +133,25 @@ def test_all_workers_of_all_machines_are_one_room(machine: Machine) -> None:
         assert back.heard == clients[0].heard[11:]
         back.close()
     for client in clients:
+        client.close()
+
+
+def test_workers_that_are_forked_from_an_app_that_has_said_something_are_processes_of_their_own(
+    machine: Machine,
+) -> None:
+    listener = Client(machine("server"), "/chat/lobby?user=listener")
+    one = machine("worker", "--preload", SAID_AT_IMPORT="hello")
+    wait_for(lambda: listener.texts == ["import hello"], "hearing of what was said before the fork", WITHIN)
+    clients = spread(one, "/chat/lobby")
+    for client in clients:
+        client.send("here")
+    wanted = {f"{one.port}-{number} here" for number in range(len(clients))}
+    for client in [*clients, listener]:
+        wait_for(lambda: wanted <= set(client.texts), "hearing of all", WITHIN)  # noqa: B023
+    assert len(listener.heard) == len(clients) + 1
+    assert len({message["id"] for message in listener.heard}) == len(clients) + 1
+    assert len(json.loads(ask(one, "/users/lobby"))) == len(clients) + 1
+    for client in [*clients, listener]:
         client.close()
 
 
