@@ -127,9 +127,17 @@ class Proxy:
                 continue
             server.settimeout(None)
             self._pairs.append((client, server))
-            asked = [b""]
-            self._start(self._pass, client, server, asked, True)
-            self._start(self._pass, server, client, asked, False)
+            self._start(self._join, client, server)
+
+    def _join(self, client: socket.socket, server: socket.socket) -> None:
+        asked = [b""]
+        back = threading.Thread(target=self._pass, args=(server, client, asked, False), daemon=True)
+        back.start()
+        self._pass(client, server, asked, True)
+        back.join()
+        self._pairs.remove((client, server))
+        client.close()
+        server.close()
 
     def _pass(self, source: socket.socket, target: socket.socket, asked: list[bytes], is_request: bool) -> None:
         try:
@@ -154,7 +162,7 @@ class Proxy:
 
     def cut(self) -> None:
         """End all connections."""
-        for pair in self._pairs:
+        for pair in list(self._pairs):
             _shut(*pair)
 
     def divert(self, port: int) -> None:
@@ -169,8 +177,7 @@ class Proxy:
         self.cut()
         for thread in self._threads:
             thread.join(DEADLINE)
-        for sock in (self._listener, *(sock for pair in self._pairs for sock in pair)):
-            sock.close()
+        self._listener.close()
 
 
 def _shut(*sockets: socket.socket) -> None:
