@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import threading
@@ -688,6 +690,27 @@ def test_what_is_said_in_passing_while_the_bus_goes_keeps_nobody_waiting_for_it(
     proxy.refuses = False
     back(rooms)
     assert set(ann.room.users()) == {"ann", "bob"}
+
+
+def test_a_process_without_file_descriptors_comes_back_once_it_has_some(
+    make: Make, opened: Opener, redis_server: RedisServer
+) -> None:
+    rooms, other = make(redis_server.url), make(redis_server.url)
+    ann, bob = Listener(rooms, opened, user="ann"), Listener(other, opened, user="bob")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.create_connection(("127.0.0.1", redis_server.port)) as sock:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+            sock.sendall(b"CLIENT KILL TYPE normal SKIPME yes\r\nCLIENT KILL TYPE pubsub\r\n")
+            until(lambda: away(rooms, other), "notice", WITHIN)
+            ann.room.broadcast("said meanwhile")
+            gevent.sleep(1.2)  # a lease
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    back(rooms, other)
+    until(lambda: lists(redis_server, rooms, other), "return of the members", WITHIN)
+    bob.room.broadcast("still here", confirm=WITHIN)
+    until(lambda: ann.heard == bob.heard == ["said meanwhile", "still here"], "hearing", WITHIN)
 
 
 def test_members_of_a_process_that_ended_are_gone_with_its_lease_and_left_is_told_once(

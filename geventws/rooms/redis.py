@@ -138,9 +138,15 @@ class Server:
             self._pool.free.pop().disconnect()
 
     def _connect(self, timeout: float = TIMEOUT) -> _Connection:
-        connection = _Connection(self._address, self._host(), timeout)
+        connection = self._new(self._host(), timeout)
         self.ask(connection, connection.connect)
         return connection
+
+    def _new(self, host: tuple[str, int], timeout: float, *, is_sentinel: bool = False) -> _Connection:
+        try:
+            return _Connection(self._address, host, timeout, is_sentinel=is_sentinel)
+        except OSError as exc:  # redis-py reads its version from a file: too many may be open
+            raise Away(f"{self.shown}: {exc}") from exc
 
     def _host(self) -> tuple[str, int]:
         address = self._address
@@ -148,7 +154,7 @@ class Server:
             return address.hosts[0] if address.hosts else ("", 0)
         answers = []
         for host in address.hosts:
-            sentinel = _Connection(address, host, TIMEOUT, is_sentinel=True)
+            sentinel = self._new(host, TIMEOUT, is_sentinel=True)
             try:
                 answer = self.ask(sentinel, _call, sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service)
                 if answer:

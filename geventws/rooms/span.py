@@ -331,7 +331,9 @@ class Span:
             attempts.begin()
             try:
                 was_alive = self._bus.lease(self._process, self._lease)
-            except (Away, Refused) as exc:
+            except Exception as exc:
+                if not isinstance(exc, (Away, Refused)):
+                    log.exception("a heartbeat of rooms failed")
                 is_sure = False  # an answer that was lost may have told that the lease had ended
                 attempts.fail(exc)
                 continue
