@@ -379,7 +379,8 @@ class WebSocketServer(Listener, pywsgi.WSGIServer):  # type: ignore[misc]
 
     options is an Options, or names and values of some: WebSocketServer(("127.0.0.1", 8000), app,
     options={"ping_interval": 10}); also of those that limit a request head: limit_request_line, limit_request_fields,
-    limit_request_field_size. The others are as WSGIServer has them. Raises TypeError for an unknown one.
+    limit_request_field_size. gateway is that of another server: then both have one max_connections, and the other's
+    options of WebSockets. The rest is as WSGIServer has it. Raises TypeError for an unknown argument or option.
     """
 
     handler_class = WebSocketHandler
@@ -390,6 +391,7 @@ class WebSocketServer(Listener, pywsgi.WSGIServer):  # type: ignore[misc]
         application: Application | None = None,
         *args: Any,
         options: Options | Mapping[str, Any] | None = None,
+        gateway: Gateway | None = None,
         **kwargs: Any,
     ) -> None:
         limits: dict[str, Any] = {}
@@ -403,7 +405,7 @@ class WebSocketServer(Listener, pywsgi.WSGIServer):  # type: ignore[misc]
         self.waiting_handlers: set[WebSocketHandler] = set()
         self.is_stopping = False
         self._kept_open: set[Any] = set()
-        self.gateway = _gateways[self] = Gateway(options)
+        self.gateway = _gateways[self] = gateway or Gateway(options)
         _all_limits[self] = replace(RequestLimits.from_environ(os.environ), **limits)
         expect_disconnects(application)
 
@@ -423,15 +425,21 @@ class WebSocketServer(Listener, pywsgi.WSGIServer):  # type: ignore[misc]
         else:
             super().do_close(sock, *args)
 
+    def begin_stop(self) -> None:
+        """Close the listener and idle connections. What is under way goes on until stop()."""
+        if self.is_stopping:
+            return
+        self.is_stopping = True
+        self.close()
+        for handler in self.waiting_handlers:
+            end_wait(handler.socket, ConnectionResetError(errno.ECONNRESET, "the server stops"))
+
     def stop(self, timeout: float | None = None) -> None:
         """Close the listener, idle connections and all WebSockets (shutdown_code), then stop as WSGIServer does.
 
         timeout is seconds, by default twice close_timeout; views still running then are killed.
         """
-        self.is_stopping = True
-        self.close()
-        for handler in self.waiting_handlers:
-            end_wait(handler.socket, ConnectionResetError(errno.ECONNRESET, "the server stops"))
+        self.begin_stop()
         end = monotonic() + (2 * self.gateway.options.close_timeout if timeout is None else timeout)
         self.gateway.stop(end - monotonic())
         super().stop(max(end - monotonic(), 0))

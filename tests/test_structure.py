@@ -72,6 +72,7 @@ FLOORS = {
     "flask": 9,
     "testing": 9,
     "command/__init__": 9,
+    "command/systemd": 9,
     "compat": 10,
     "pytest_plugin": 10,
     "__init__": 10,

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..options import Options, RequestLimits, parse
-from .listen import is_local
+from .listen import ADDRESS, is_local
 
 METAVARS = {"bytes": "BYTES", "seconds": "SECONDS", "code": "CODE", "count": "N", "switch": "on|off", "text": "TEXT"}
 FLAGS_OF_FLASK_RUN = {
@@ -62,7 +62,7 @@ def read(arguments: Sequence[str]) -> argparse.Namespace:
         os.environ["FLASK_DEBUG"] = "1"  # which a Flask app reads when it is made
         chosen.reload = True
         chosen.hub_warning = chosen.hub_warning or os.environ.get("GEVENTWS_HUB_WARNING", HUB_WARNING)
-        if is_local(chosen.bind):
+        if is_local(chosen.bind or ADDRESS):
             chosen.hosts = chosen.hosts or os.environ.get("GEVENTWS_HOSTS", HOSTS)
     return chosen
 
@@ -100,9 +100,8 @@ def _parser(is_flask: bool) -> argparse.ArgumentParser:
         parser.add_argument("app", metavar="MODULE:APP", help="the WSGI app, such as app:app or app:create_app()")
     parser.add_argument(
         "--bind",
-        default="127.0.0.1:8000",
         metavar="ADDRESS",
-        help="where to listen: HOST:PORT or unix:PATH (default: %(default)s)",
+        help="where to listen: HOST:PORT or unix:PATH (default: the sockets of systemd, or 127.0.0.1:8000)",
     )
     parser.add_argument("--certfile", metavar="FILE", help="certificate chain in PEM: serve https and wss")
     parser.add_argument("--keyfile", metavar="FILE", help="private key in PEM, where certfile does not hold it")

@@ -10,6 +10,8 @@ from gevent import socket
 
 from ..handshake import is_loopback
 
+ADDRESS = "127.0.0.1:8000"  # where neither --bind nor systemd names one
+
 
 def listen(address: str) -> Any:
     """Return a listening gevent socket for HOST:PORT or unix:PATH.
@@ -43,6 +45,17 @@ def listen(address: str) -> Any:
 def is_local(address: str) -> bool:
     """Whether what listens on HOST:PORT is for programs of this machine alone."""
     return is_loopback(address.rpartition(":")[0].lower())
+
+
+def name(listener: Any) -> str:
+    """Return the address of a listening socket as --bind names it; unix:@NAME is in Linux's abstract namespace."""
+    address = listener.getsockname()
+    if isinstance(address, bytes):
+        return f"unix:@{os.fsdecode(address[1:])}"
+    if isinstance(address, str):
+        return f"unix:{address}"
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _remove_stale_socket(path: str) -> None:

@@ -1,6 +1,6 @@
 """--reload: a parent that stays, and a child that serves and leaves when the code has changed.
 
-The child waits for changes by Werkzeug's reloader. Knows not what is served: it is given how to start and to stop.
+The child waits for changes by Werkzeug's reloader. Knows not what is served: it is given how to start.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import gevent
 
-from ..server import WebSocketServer
 from . import MISTAKES, complain, stopping_signals
+from .systemd import descriptors
 
 log = logging.getLogger("geventws")
 
@@ -23,8 +23,11 @@ GRACE = 0.2  # seconds for views to end by themselves before a restart; their cl
 RESTART = 3  # exit status by which Werkzeug's reloader asks for a new process
 
 
-def reload(start: Callable[[], WebSocketServer], stop: Callable[[WebSocketServer, float], None], flag: str) -> int:
-    """Serve in a child process under Werkzeug's reloader, which leaves when the code has changed, as a flag asks."""
+def reload(start: Callable[[], Callable[[float], None]], flag: str) -> int:
+    """Serve in a child process under Werkzeug's reloader, which leaves when the code has changed, as a flag asks.
+
+    What start() returns stops the service again, within the seconds it is given. Return the exit status.
+    """
     try:
         from werkzeug._reloader import run_with_reloader
     except ImportError:
@@ -32,7 +35,8 @@ def reload(start: Callable[[], WebSocketServer], stop: Callable[[WebSocketServer
         return 2
     if os.environ.get("WERKZEUG_RUN_MAIN") != "true":
         return _supervise()
-    reloader, servers = gevent.getcurrent(), []
+    reloader = gevent.getcurrent()
+    stops: list[Callable[[float], None]] = []
     leaving = False
 
     def leave() -> None:
@@ -45,7 +49,7 @@ def reload(start: Callable[[], WebSocketServer], stop: Callable[[WebSocketServer
         for number in stopping_signals():
             gevent.signal_handler(number, leave)
         try:
-            servers.append(start())
+            stops.append(start())
         except MISTAKES as exc:
             complain(exc, "; waiting for a change")
 
@@ -54,8 +58,8 @@ def reload(start: Callable[[], WebSocketServer], stop: Callable[[WebSocketServer
     finally:
         for number in stopping_signals():
             gevent.signal_handler(number, log.debug, "already stopping")
-        for server in servers:
-            stop(server, GRACE)
+        for stop in stops:
+            stop(GRACE)
     return 0
 
 
@@ -74,7 +78,11 @@ def _supervise() -> int:
         gevent.signal_handler(number, stop)
     status = RESTART
     while status == RESTART and not stopping:
-        child = subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env={**os.environ, "WERKZEUG_RUN_MAIN": "true"})
+        child = subprocess.Popen(
+            [sys.executable, *sys.orig_argv[1:]],
+            env={**os.environ, "WERKZEUG_RUN_MAIN": "true"},
+            pass_fds=descriptors(),
+        )
         if stopping:
             child.terminate()
         status = child.wait()

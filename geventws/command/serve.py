@@ -7,7 +7,7 @@ import logging
 import os
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -19,14 +19,18 @@ from gevent.pool import Pool
 from .. import __version__
 from ..census import publish
 from ..server import WebSocketServer
-from . import MISTAKES, complain, stopping_signals
+from . import MISTAKES, complain, stopping_signals, systemd
 from .apps import debugged, load_app, load_flask_app
 from .arguments import options, read
-from .listen import listen
+from .listen import ADDRESS, listen
+from .listen import name as name_of
 from .reload import reload
 from .tls import tls_context
 
 log = logging.getLogger("geventws")
+
+
+Stop = Callable[..., None]  # stops what was started, within the seconds it may be given
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -40,53 +44,65 @@ def main(arguments: Sequence[str]) -> int:
     try:
         start = partial(_start, chosen, options(chosen), tls_context(chosen.certfile, chosen.keyfile))
         if chosen.reload:
-            return reload(start, _stop, "--debug" if chosen.debug else "--reload")
-        server = start()
+            return reload(start, "--debug" if chosen.debug else "--reload")
+        stop = start()
     except MISTAKES as exc:
         complain(exc)
         return 2
     except KeyboardInterrupt:
         return 130
-    _serve(server)
+    _serve(stop)
     return 0
 
 
-def _start(chosen: argparse.Namespace, options: dict[str, Any], tls: ssl.SSLContext | None) -> WebSocketServer:
+def _start(chosen: argparse.Namespace, options: dict[str, Any], tls: ssl.SSLContext | None) -> Stop:
     app = load_app(chosen.app) if chosen.app is not None else load_flask_app()
     name = chosen.app or os.environ.get("FLASK_APP") or app.import_name
     if chosen.debug:
         app = debugged(app)
-    listener = listen(chosen.bind)
-    access_log = None if chosen.no_access_log else sys.stdout
-    ssl_args = {"ssl_context": tls} if tls else {}
-    server = WebSocketServer(listener, app, options=options, spawn=Pool(), log=access_log, error_log=log, **ssl_args)
-    server.start()
+    listeners, files = systemd.listeners(), []
+    if listeners and chosen.bind is not None:
+        raise ValueError(f"--bind {chosen.bind} and the sockets of systemd exclude each other: leave --bind out")
+    if not listeners:
+        listeners = [listen(chosen.bind or ADDRESS)]
+        files = [path for path in (listeners[0].getsockname(),) if isinstance(path, str)]
+    common = {"options": options, "spawn": Pool(), "error_log": log, **({"ssl_context": tls} if tls else {})}
+    common["log"] = None if chosen.no_access_log else sys.stdout
+    servers: list[WebSocketServer] = []
+    for listener in listeners:
+        servers.append(WebSocketServer(listener, app, gateway=servers[0].gateway if servers else None, **common))
+    for server in servers:
+        server.start()
     publish()
-    log.info("geventws %s serves %s on %s", __version__, name, _url(chosen, listener))
-    return server
+    urls = ", ".join(_url(name_of(listener), tls) for listener in listeners)
+    log.info("geventws %s serves %s on %s", __version__, name, urls)
+    systemd.notify("READY=1")
+    systemd.keep_watchdog()
+    return partial(_stop, servers, files)
 
 
-def _stop(server: WebSocketServer, timeout: float | None = None) -> None:
-    """Stop a server as its own stop() does; remove the file of its Unix socket."""
-    if isinstance(server.address, str):
+def _stop(servers: Sequence[WebSocketServer], files: Sequence[str], timeout: float | None = None) -> None:
+    """Stop servers, which share pool and gateway, as their own stop() does; remove the files of their Unix sockets."""
+    for path in files:
         # First, as long as it is surely ours: a successor may listen there while our views come to their end.
         with suppress(FileNotFoundError):
-            os.unlink(server.address)
-    server.stop(timeout)
+            os.unlink(path)
+    for server in servers:
+        server.begin_stop()
+    for server in servers:
+        server.stop(timeout)  # the first waits for all connections, and leaves nothing to the others
 
 
-def _serve(server: WebSocketServer) -> None:
+def _serve(stop: Stop) -> None:
     """Serve until a signal comes that ends it."""
     stopped = Event()
     for number in stopping_signals():
         gevent.signal_handler(number, stopped.set)
     stopped.wait()
     log.info("stopping")
-    _stop(server)
+    systemd.notify("STOPPING=1")
+    stop()
 
 
-def _url(chosen: argparse.Namespace, listener: Any) -> str:
-    if chosen.bind.startswith("unix:"):
-        return str(chosen.bind)
-    host, port = listener.getsockname()[:2]
-    return f"http{'s' if chosen.certfile else ''}://{f'[{host}]' if ':' in host else host}:{port}"
+def _url(address: str, tls: ssl.SSLContext | None) -> str:
+    return address if address.startswith("unix:") else f"http{'s' if tls else ''}://{address}"
