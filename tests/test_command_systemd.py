@@ -79,8 +79,8 @@ class Activated:
             return connection.getresponse().read().decode()
 
     @contextmanager
-    def websocket(self, number: int = 0) -> Iterator[ClientConnection]:
-        sock, uri = self.socket(number), "ws://localhost/"
+    def websocket(self, number: int = 0, path: str = "/") -> Iterator[ClientConnection]:
+        sock, uri = self.socket(number), f"ws://localhost{path}"
         with unix_connect(uri=uri, sock=sock, compression=None, open_timeout=PATIENCE) as ws:
             ws.send("hello")
             assert ws.recv(PATIENCE) == "hello"
