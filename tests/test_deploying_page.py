@@ -80,6 +80,14 @@ def test_gunicorn_takes_the_settings(directory: Path) -> None:
         echoes(port, origin=f"http://127.0.0.1:{port}")
 
 
+def test_gunicorn_knows_no_short_name_of_ours(directory: Path) -> None:
+    words = [sys.executable, "-m", "gunicorn", "-k", "geventws", "app:app"]
+    done = subprocess.run(words, cwd=directory, env=environment({}), capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode == 1
+    assert "class uri 'geventws' invalid or not found" in done.stderr
+    assert "\"class uri 'geventws' invalid or not found\"" in PAGE
+
+
 @pytest.mark.parametrize("unit", [SERVICE, WITHOUT_GUNICORN], ids=["gunicorn", "without"])
 def test_the_service_serves_the_socket_of_systemd(unit: str, directory: Path) -> None:
     words = shlex.split(setting(unit, "ExecStart"))
