@@ -23,6 +23,8 @@ exclude_patterns = [".*", "build", "geventws", "tests", "**/node_modules"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinxcontrib.mermaid"]
 myst_heading_anchors = 4  # as GitHub makes them
 myst_fence_as_directive = ["mermaid"]
+mermaid_height = "auto"
+mermaid_fullscreen = False
 smartquotes = False  # quotes are Python's
 # Our own names must lead somewhere, but for type variables; others' are not linked.
 nitpick_ignore_regex = [("py:.*", r"(?!geventws\b).*|geventws\.(flask\.View|rooms\.\w*Listener)")]
@@ -36,6 +38,8 @@ html_title = f"geventws {__version__}"
 html_copy_source = False
 html_show_sphinx = False
 html_additional_pages = {"index": "redirect.html"}
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 templates_path = ["_templates"]
 
 LINK = re.compile(r"\]\(([\w./-]+)\.md\)")
