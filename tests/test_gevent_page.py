@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -12,7 +11,7 @@ from urllib.request import urlopen
 import pytest
 
 from .servers import DEADLINE, FRONT_ENDS, ROOT, get, serve, wait_for
-from .test_readme import blocks, echoes, free_port, on_port, running, server_command
+from .test_readme import blocks, free_port, running, server_command
 
 pytestmark = pytest.mark.slow  # it starts servers or installs packages
 
@@ -30,12 +29,11 @@ BLOCKING, POOLED = python("# app.py\n")
 (SETTINGS,) = python("# gunicorn.conf.py\n")
 (PATCH_LINES,) = python("from psycogreen")
 (LOOP,) = python("import gevent\n")
-(PROGRAM,) = python("from gevent import monkey\n")
 (SAID,) = (block.code for block in BLOCKS if block.language == "text")
 
 
 def test_every_block_of_python_has_a_test() -> None:
-    told = [BLOCKING, POOLED, SETTINGS, PATCH_LINES, LOOP, PROGRAM]
+    told = [BLOCKING, POOLED, SETTINGS, PATCH_LINES, LOOP]
     assert sorted(told) == sorted(block.code for block in BLOCKS if block.language == "python")
 
 
@@ -103,10 +101,3 @@ def test_the_loop_lets_others_run() -> None:
     assert namespace["total"](range(3000)) == sum(range(3000))
     assert ran == ["other"]
     other.join(DEADLINE)
-
-
-def test_the_program_echoes(tmp_path: Path) -> None:
-    port = free_port()
-    (tmp_path / "program.py").write_text(on_port(PROGRAM, port))
-    with running(tmp_path, [sys.executable, "program.py"], port):
-        echoes(port)

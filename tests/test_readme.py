@@ -1,3 +1,5 @@
+"""README.md, docs/websocket.md and docs/running.md: what they tell a reader to write, and to run, is run here."""
+
 from __future__ import annotations
 
 import os
@@ -28,6 +30,7 @@ from .servers import DEADLINE, ROOT, missing, wait_for
 pytestmark = pytest.mark.slow  # it starts servers or installs packages
 
 README = (ROOT / "README.md").read_text()
+PAGES = [README, *((ROOT / "docs" / f"{name}.md").read_text() for name in ("websocket", "running"))]
 INSTALLING = 600.0  # seconds for pip, on a slow line too
 
 
@@ -56,7 +59,7 @@ def blocks(text: str) -> list[Block]:
     return [Block(match[3].strip(), match[4], text.count("\n", 0, match.start()) + 1) for match in found]
 
 
-BLOCKS = blocks(README)
+BLOCKS = [block for page in PAGES for block in blocks(page)]
 
 
 def of_kind(kind: str) -> list[Block]:
