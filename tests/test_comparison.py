@@ -119,8 +119,7 @@ def early(server: Server) -> str:
 
 
 def ping(server: Server) -> str:
-    with opened(server, "/busy", frame(TEXT, b"go")) as raw:
-        raw.send(frame(PING))
+    with opened(server, "/busy", frame(TEXT, b"go") + frame(PING)) as raw:
         return said(raw)
 
 
