@@ -17,7 +17,7 @@ project = "geventws"
 release = version = __version__
 project_copyright = "the authors of geventws, MIT licence"
 root_doc = "docs/index"
-include_patterns = ["*.md", "docs/*.md", "benchmarks/*.md", "examples/*/*.md"]
+include_patterns = ["CHANGELOG.md", "CONTRIBUTING.md", "docs/*.md", "benchmarks/*.md", "examples/*/*.md"]
 exclude_patterns = [".*", "build", "geventws", "tests", "**/node_modules"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinxcontrib.mermaid"]

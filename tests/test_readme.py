@@ -1,4 +1,4 @@
-"""README.md, docs/websocket.md and docs/running.md: what they tell a reader to write, and to run, is run here."""
+"""README.md and the pages on websocket, running and options: what a reader is told to write, and to run, runs here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from .servers import DEADLINE, ROOT, missing, wait_for
 pytestmark = pytest.mark.slow  # it starts servers or installs packages
 
 README = (ROOT / "README.md").read_text()
-PAGES = [README, *((ROOT / "docs" / f"{name}.md").read_text() for name in ("websocket", "running"))]
+OPTIONS = (ROOT / "docs" / "options.md").read_text()
+PAGES = [README, OPTIONS, *((ROOT / "docs" / f"{name}.md").read_text() for name in ("websocket", "running"))]
 INSTALLING = 600.0  # seconds for pip, on a slow line too
 
 
@@ -275,7 +276,7 @@ def test_pasted_command_opens_the_chat(block: Block, tmp_path: Path) -> None:
 
 
 def test_table_of_limits_names_every_option() -> None:
-    table = README.partition("## Limits and defaults")[2].partition("\n\n")[2].partition("\n\n")[0]
+    table = OPTIONS.partition("## Limits and defaults")[2].partition("\n\n")[2].partition("\n\n")[0]
     named = set(re.findall(r"`(\w+)`", "".join(row.split("|")[1] for row in table.splitlines() if row.startswith("|"))))
     assert named >= {field.name for field in fields(Options)}
-    assert all(field.name in README for field in fields(RequestLimits))
+    assert all(field.name in OPTIONS for field in fields(RequestLimits))

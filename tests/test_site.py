@@ -74,6 +74,12 @@ def test_each_page_of_the_repository_is_a_page_of_the_site(site: Path) -> None:
     assert 'url=docs/index.html"' in (site / "index.html").read_text()
 
 
+def test_links_of_the_readme_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^):]+)\)", (ROOT / "README.md").read_text())
+    assert len(links) > 10
+    assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
 def test_the_reference_has_every_name_of_the_front_door(inventory: set[str]) -> None:
     names = {f"geventws.{name}" for name in geventws.__all__}
     assert names | {"geventws.testing.connect", "geventws.testing.join"} <= inventory
