@@ -35,6 +35,7 @@ MISTAKES: dict[tuple[str, ...], str] = {
     ("good:app", "--bind", "127.0.0.1:http"): "--bind must be HOST:PORT",
     ("good:app", "--bind", "127.0.0.1:70000"): "--bind must be HOST:PORT",
     ("good:app", "--bind", "127.0.0.1:²"): "--bind must be HOST:PORT",
+    ("good:app", "--bind", ""): "--bind must be HOST:PORT or unix:PATH, not ''$",
     ("good:app", "--bind", "unix:"): "--bind must be HOST:PORT or unix:PATH, not 'unix:'",
     ("good:app", "--bind", "unix:regular-file"): "cannot listen on unix:regular-file: it exists and is no socket",
     ("good:app", "--bind", "unix:package"): "cannot listen on unix:package: it exists and is no socket",

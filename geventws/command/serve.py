@@ -60,12 +60,14 @@ def _start(chosen: argparse.Namespace, options: dict[str, Any], tls: ssl.SSLCont
     name = chosen.app or os.environ.get("FLASK_APP") or app.import_name
     if chosen.debug:
         app = debugged(app)
-    listeners, files = systemd.listeners(), []
+    listeners = systemd.listeners()
+    files: list[str] = []  # of Unix sockets that are ours to remove
     if listeners and chosen.bind is not None:
         raise ValueError(f"--bind {chosen.bind} and the sockets of systemd exclude each other: leave --bind out")
     if not listeners:
-        listeners = [listen(chosen.bind or ADDRESS)]
-        files = [path for path in (listeners[0].getsockname(),) if isinstance(path, str)]
+        listeners = [listen(ADDRESS if chosen.bind is None else chosen.bind)]
+        if isinstance(address := listeners[0].getsockname(), str):
+            files.append(address)
     common = {"options": options, "spawn": Pool(), "error_log": log, **({"ssl_context": tls} if tls else {})}
     common["log"] = None if chosen.no_access_log else sys.stdout
     servers: list[WebSocketServer] = []
