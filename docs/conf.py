@@ -27,7 +27,7 @@ mermaid_height = "auto"
 mermaid_fullscreen = False
 smartquotes = False  # quotes are Python's
 # Our own names must lead somewhere, but for type variables; others' are not linked.
-nitpick_ignore_regex = [("py:.*", r"(?!geventws\b).*|geventws\.(flask\.View|rooms\.\w*Listener)")]
+nitpick_ignore_regex = [("py:.*", r"(?!geventws\b).*|geventws\.(flask\.View|gateway\.Gateway|rooms\.\w*Listener)")]
 default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
