@@ -120,6 +120,8 @@ class Gateway:
         self._idle = Event()
         self._idle.set()
         gateways.add(self)
+        for start in starters:
+            start()
 
     def run(self, app: Application, environ: dict[str, Any], upgrade: Upgrade) -> Iterable[bytes]:
         """Answer a request for which wants_websocket() holds; return the HTTP body, () after a WebSocket.
@@ -365,6 +367,7 @@ class _Answer:
 
 gateways: WeakSet[Gateway] = WeakSet()  # all of this process
 _lost_upgrade: list[str] = []  # the path of the request that the log has told of
+starters: list[Callable[[], object]] = []  # called where a gateway is made, on the hub that is to serve
 
 
 def _abandon() -> None:

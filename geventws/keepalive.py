@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from time import monotonic
 
 from .connection import OPEN, Connection
@@ -14,6 +15,8 @@ from .deadlines import Deadline
 from .transport import Transport
 
 MOMENTS = 100  # moments in an interval at which pings leave
+
+pong_watchers: list[Callable[[float], object]] = []  # called by the hub with the seconds of each answered ping
 
 _number = itertools.count(1)
 
@@ -92,6 +95,8 @@ class Keepalive:
         for ping in self._sent:
             if ping.payload == payload:
                 self.latency = ping.round_trip = monotonic() - ping.sent_at
+                for watcher in pong_watchers:
+                    watcher(ping.round_trip)
                 self.forget(payload)
 
     def cancel(self) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import datetime
+from http import HTTPStatus
 from ipaddress import ip_address, ip_network
 from time import monotonic
 from types import FunctionType, MethodType
@@ -39,6 +40,7 @@ try:
     from gunicorn.glogging import Logger
     from gunicorn.http import wsgi
     from gunicorn.http.errors import NoMoreData
+    from gunicorn.instrument.statsd import Statsd
     from gunicorn.workers.ggevent import GeventWorker
 except ImportError as exc:  # its gevent worker needs `packaging` too, which plain gunicorn does not bring
     raise MissingPackage(f"geventws.Worker needs gunicorn ({exc}): pip install 'gunicorn[gevent]'") from exc
@@ -212,9 +214,19 @@ class _Upgrade(Upgrade):
                 response.write(data)
             response.close()
         finally:
-            self._worker.log.access(response, self._request, self._environ, datetime.now() - self._started)
+            self._log_access(response)
             if hasattr(body, "close"):
                 body.close()
+
+    def _log_access(self, response: Any) -> None:
+        """Log the request. gunicorn's statsd counts a WebSocket, and gets no duration: its life is no latency."""
+        log, seen = self._worker.log, (response, self._request, self._environ, datetime.now() - self._started)
+        if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS and type(log).access is Statsd.access:
+            Logger.access(log, *seen)
+            log.increment("gunicorn.requests", 1)
+            log.increment("gunicorn.request.status.101", 1)
+        else:
+            log.access(*seen)
 
     def _fail(self, exc: BaseException) -> None:
         worker = self._worker

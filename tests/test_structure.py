@@ -70,6 +70,7 @@ FLOORS = {
     "server": 9,
     "worker": 9,
     "flask": 9,
+    "metrics": 9,
     "testing": 9,
     "command/__init__": 9,
     "command/systemd": 9,
@@ -144,6 +145,7 @@ GREENLETS_AND_CLOCKS = {"gevent", "socket", "select", "selectors", "ssl", "threa
 THIRD_PARTIES = {
     "worker": {"gunicorn"},
     "browser": {"flask"},
+    "metrics": {"prometheus_client"},
     "signals": {"blinker"},
     "rooms/redis": {"redis"},
     "flask": {"click", "flask", "werkzeug"},
