@@ -18,7 +18,7 @@ from typing import Any
 
 import gevent
 
-from . import gateway, keepalive, signals
+from . import gateway, keepalive, session, signals
 from .errors import CloseCode, MissingPackage
 from .gateway import gateways
 from .rooms import Rooms
@@ -39,6 +39,7 @@ MOST_CODES = 50  # close codes of their own that clients may add to the labels
 _CAUSES = {"origin", "version", "full", "stopping", "view"}  # of refusals; all others are bad requests
 _WELL_KNOWN = {int(code) for code in CloseCode}
 _DURATIONS = (1, 10, 60, 300, 1800, 7200, 28800, 86400)  # seconds
+_SIZES = (64, 256, 1024, 4096, 16_384, 65_536, 262_144, 1_048_576)  # bytes
 _PINGS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # seconds
 
 # What Rooms.stats() counts from the start, and what it has now; by the names of both.
@@ -64,7 +65,7 @@ _ROOM_GAUGES = {
 class Collector:
     """What Prometheus is told of this process; a registry may ask it."""
 
-    def __init__(self, rooms: Iterable[Rooms] = ()) -> None:
+    def __init__(self, rooms: Iterable[Rooms] = (), *, message_sizes: bool = False) -> None:
         self._rooms = tuple(rooms)
         self._lock = Lock()
         self._pid = 0  # of the process whose greenlet writes
@@ -96,6 +97,8 @@ class Collector:
         self._ping_times = histogram("ping_seconds", "How long a ping took to be answered", _PINGS)
         self._lag = gauge("hub_lag_seconds", "The worst lateness of the hub within a minute", mode="livemax")
         self._limit = gauge("connections_limit", "max_connections of the processes")
+        if message_sizes:
+            self._sizes = histogram("message_size_bytes", "Sizes of messages", _SIZES, "route", "direction")
         self._room_totals: dict[str, Any] = {}
         self._room_gauges: dict[str, Any] = {}
         if self._rooms:
@@ -110,6 +113,8 @@ class Collector:
         signals.closed.connect(self._on_closed)
         signals.refused.connect(self._on_refused)
         keepalive.pong_watchers.append(self._pings.append)
+        if hasattr(self, "_sizes"):
+            session.message_watchers.append(self._on_message)
         gateway.starters.append(self._begin)
         if gateways:
             self._begin()
@@ -120,6 +125,10 @@ class Collector:
         metrics = [value for value in vars(self).values() if isinstance(value, (Counter, Gauge, Histogram))]
         for metric in [*metrics, *self._room_totals.values(), *self._room_gauges.values()]:
             yield from metric.collect()
+
+    def _on_message(self, route: str | None, direction: str, size: int, count: int) -> None:
+        for _ in range(count):
+            self._sizes.labels(route or "other", direction).observe(size)
 
     # Once for each connection, by signals
 
@@ -234,13 +243,16 @@ def shares_a_directory() -> bool:
     return "PROMETHEUS_MULTIPROC_DIR" in os.environ
 
 
-def install(registry: CollectorRegistry = REGISTRY, *, rooms: Iterable[Rooms] = ()) -> Collector:
+def install(
+    registry: CollectorRegistry = REGISTRY, *, rooms: Iterable[Rooms] = (), message_sizes: bool = False
+) -> Collector:
     """Have a registry tell of the WebSockets of this process, and of these rooms; once, where the app is made.
 
+    message_sizes adds a histogram, which costs some microseconds a message.
     With PROMETHEUS_MULTIPROC_DIR, as workers need it, the files there are written instead. Raises ValueError for a
     registry that has them already, RuntimeError without blinker.
     """
-    collector = Collector(rooms)
+    collector = Collector(rooms, message_sizes=message_sizes)
     if not shares_a_directory():
         registry.register(collector)
     collector.listen()

@@ -40,6 +40,10 @@ SHARE = 65_536  # bytes
 SMALL_SHARE = 8192  # bytes
 
 
+# Called with the route, "received" or "sent", bytes of each message and their number; for connections opened from then.
+message_watchers: list[Callable[[str | None, str, int, int], object]] = []
+
+
 class Session:
     """What a WebSocket has once its handshake is complete. Only the hub's thread may touch it."""
 
@@ -75,7 +79,7 @@ class Session:
         """Take a socket over; nothing is sent or read before open()."""
         deflate = None if agreement is None else permessage_deflate.Deflate(agreement, options)
         self.connection = Connection(max_message_size=options.max_message_size, deflate=deflate)
-        self.debug = log.isEnabledFor(logging.DEBUG)
+        self.debug = log.isEnabledFor(logging.DEBUG) or bool(message_watchers)
         self.queue: list[
             str | bytes
         ] = []  # messages for the view; an empty deque weighs 700 bytes more, and it is short
@@ -134,7 +138,7 @@ class Session:
         if transport.broken:
             return False
         if self.debug:
-            self.log(logging.DEBUG, "> %s", describe(message))
+            self.note("sent", message)
         return True
 
     # The end
@@ -199,7 +203,7 @@ class Session:
             return
         for event in events:
             if self.debug:
-                self.log(logging.DEBUG, "< %s", describe(event))
+                self.note("received", event)
             if type(event) is not str and type(event) is not bytes:
                 others.append(event)
             elif is_open:
@@ -384,6 +388,15 @@ class Session:
     def _wake_all(self) -> None:
         self._wake_watchers()
         self._hub.loop.run_callback(self._wake_reader)
+
+    def note(self, direction: str, event: Event | Sendable | Prepared, count: int = 1) -> None:
+        """Tell of an event, of a message, or of so many that are one write: in the log, and to those who watch."""
+        if log.isEnabledFor(logging.DEBUG):
+            self.log(logging.DEBUG, "%s %s", "<" if direction == "received" else ">", describe(event))
+        if isinstance(event, (str, bytes, bytearray, memoryview, Prepared)):
+            prepared = event if isinstance(event, Prepared) else Prepared(event)
+            for watcher in message_watchers:
+                watcher(self.route, direction, prepared.size // count, count)
 
     def log(self, level: int, line: str, *values: object) -> None:
         """Log behind the peer's name."""

@@ -22,7 +22,7 @@ from .errors import CloseCode, ConnectionClosed, HandshakeError, WebSocketError
 from .frames import close_payload
 from .late import LateSends
 from .lifetime import moment
-from .loglines import about, address_of, describe, path_of, peer_of
+from .loglines import about, address_of, path_of, peer_of
 from .message import Prepared, Sendable, from_json, to_json
 from .opening import Opening, warn_of_subprotocols
 from .options import Options
@@ -484,7 +484,7 @@ class WebSocket(metaclass=ForViews):
             return False
         self.messages_sent += count
         if session.debug:
-            session.log(logging.DEBUG, "> %s", describe(prepared))
+            session.note("sent", prepared, count)
         return True
 
     def on_hub(self, method: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -523,7 +523,7 @@ class WebSocket(metaclass=ForViews):
             self._opening.answered = status
             self._opening.accept_no_more()
 
-    def finish(self, code: int = 1000, reason: str = "", cause: str = "server", within: float | None = None) -> None:
+    def finish(self, code: int = 1000, reason: str = "", cause: str = "server", *, within: float | None = None) -> None:
         """Close, and wait until the socket is closed: close_timeout at most, once the peer took what was sent.
 
         within is seconds after which the peer is waited for no longer.

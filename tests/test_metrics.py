@@ -17,7 +17,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from geventws import Rooms, keepalive, metrics, signals
+from geventws import Rooms, keepalive, metrics, session, signals
 from geventws.gateway import starters
 from geventws.testing import Refused, connect, join
 
@@ -33,7 +33,7 @@ Value = Callable[..., float | None]
 def collector() -> Iterator[tuple[metrics.Collector, Value]]:
     """A collector in a registry of its own, and what a scrape says of a name and its labels."""
     registry = CollectorRegistry()
-    collector = metrics.install(registry, rooms=[rooms := Rooms()])
+    collector = metrics.install(registry, rooms=[rooms := Rooms()], message_sizes=True)
 
     def value(name: str, **labels: str) -> float | None:
         return registry.get_sample_value(f"geventws_{name}", labels)
@@ -41,6 +41,7 @@ def collector() -> Iterator[tuple[metrics.Collector, Value]]:
     yield collector, value
     starters.remove(collector._begin)
     keepalive.pong_watchers.clear()
+    session.message_watchers.clear()
     signals.opened.disconnect(collector._on_opened)
     signals.closed.disconnect(collector._on_closed)
     signals.refused.disconnect(collector._on_refused)
@@ -57,6 +58,8 @@ def test_scrape_tells_of_a_connection_from_its_open_to_its_end(collector: tuple[
         assert value("messages_total", route=route, direction="received") == 1
         assert (value("connections_limit") or 0) > 0
         assert value("outbox_bytes") == value("outbox_blocked_connections") == 0
+        size = {"route": route, "direction": "sent"}
+        assert (value("message_size_bytes_count", **size), value("message_size_bytes_sum", **size)) == (1, 5)
     end = {"route": route, "code": "1000", "cause": "client"}
     until(lambda: value("connections_closed_total", **end) == 1, "the end")
     assert value("connections", route=route) == 0
@@ -104,6 +107,7 @@ def test_rooms_and_the_bus_are_told(collector: tuple[metrics.Collector, Value]) 
         assert ws.receive() == "hello"
         assert value("rooms") == value("room_members") == value("room_broadcasts_total") == 1
         assert value("room_messages_delivered_total") == 1
+        assert value("message_size_bytes_count", route="other", direction="sent") == 1
         assert value("bus_up") == 0
     assert {*rooms.stats()} == {*metrics._ROOM_TOTALS, *metrics._ROOM_GAUGES}
 
