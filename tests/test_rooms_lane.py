@@ -59,7 +59,7 @@ def test_the_log_shows_what_left_in_one_write(rooms: Rooms, opened: Opener, capl
     rooms["lobby"].broadcast("two")
     assert received(peer, 2) == ["one", "two"]
     settle()
-    assert r"unix > binary b'\x81\x03one\x81\x03two'" in caplog.messages
+    assert rf"{ws.peer} > binary b'\x81\x03one\x81\x03two'" in caplog.messages
 
 
 def test_one_pass_of_the_loop_serves_a_part_of_the_members(rooms: Rooms, opened: Opener) -> None:
