@@ -79,6 +79,13 @@ def refused(ws: geventws.WebSocket) -> tuple[str, int]:
     return "not you", 401
 
 
+@app.get("/mine/<answer>")
+def mine(answer: str) -> tuple[str, int, dict[str, str]]:
+    """Answer as a page behind a login may: with a status."""
+    seen.append(request.path)
+    return "", int(answer), {"Location": "/"}
+
+
 @sockets.route("/echo", subprotocols=["v2"])
 def echo(ws: geventws.WebSocket) -> None:
     for message in ws:

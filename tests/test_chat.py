@@ -379,14 +379,24 @@ def test_gap_is_filled_in_order_when_the_database_answers_late(chromium: Browser
         assert mara.texts(".words") == ["one", "two", "three"]
 
 
-def test_reconnecting_line_tells_of_a_login_that_has_ended(chromium: Browser, room: Chat) -> None:
+def test_page_whose_login_has_ended_leads_to_the_login_and_back(chromium: Browser, room: Chat) -> None:
     mara = Tab(chromium, room, "Mara")
     mara.page.context.clear_cookies()
-    for _ in range(2):
-        mara.page.context.set_offline(True)
-        mara.page.context.set_offline(False)
+    mara.page.context.set_offline(True)
+    mara.page.context.set_offline(False)
+    mara.come_in("Mara")
+    assert mara.page.url == room.url
+
+
+def test_page_whose_login_has_ended_keeps_what_was_written(chromium: Browser, room: Chat) -> None:
+    mara = Tab(chromium, room, "Mara")
+    mara.page.context.clear_cookies()
+    mara.page.context.set_offline(True)
+    mara.say("on its way")
+    mara.page.context.set_offline(False)
     mara.wait_for("#end", "login has ended")
     assert mara.page.locator("#composer").is_hidden()
+    assert mara.texts(".pending .words") == ["on its way"]
 
 
 def test_login_elsewhere_ends_this_one_and_says_so(chromium: Browser, room: Chat) -> None:

@@ -1,18 +1,19 @@
-// The browser's half of geventws: see docs/client.md
+// geventws in the browser: see docs/client.md
 
 const DEFAULTS = {
   retry: (/** @type {typeof LOST} */ { code }) => [1001, 1006, 1011, 1012, 1013, 1014].includes(code),
-  delay: 500, // milliseconds, as all times: the longest first wait
+  delay: 500, // ms: the longest first wait
   maxDelay: 20_000,
   settled: 10_000, // after which a loss is a first one
   timeout: 20_000, // of a handshake
   attempts: Infinity,
   maxQueue: 100, // messages
   maxQueueBytes: 1 << 20,
+  check: "", // URL behind the same login
 };
 const LOST = { code: 1006, reason: "", wasClean: false };
 
-/** A WebSocket that comes back and goes on where it was: "open" comes each time, "close" at the end. */
+/** A WebSocket that comes back and goes on where it was. */
 export class ReconnectingWebSocket extends /** @type {typeof WebSocket} */ (/** @type {any} */ (EventTarget)) {
   #state = "connecting";
   #failures = 0; // in a row
@@ -22,7 +23,6 @@ export class ReconnectingWebSocket extends /** @type {typeof WebSocket} */ (/** 
   #end = new AbortController();
   #ws = /** @type {WebSocket} */ (Object());
   #url;
-  #protocols;
   #options;
 
   /** @param {string | URL} url @param {string | string[]} protocols @param {Partial<typeof DEFAULTS>} options */
@@ -30,17 +30,16 @@ export class ReconnectingWebSocket extends /** @type {typeof WebSocket} */ (/** 
     super(url);
     this.#url = new URL(url, self.document?.baseURI ?? location.href);
     this.#url.protocol = this.#url.protocol.replace("http", "ws");
-    this.#protocols = protocols;
-    this.#options = { ...DEFAULTS, ...options };
+    this.#options = { ...DEFAULTS, ...options, protocols };
     for (const type of ["open", "message", "error", "close"])
       this.addEventListener(type, (event) => /** @type {any} */ (this)["on" + type]?.(event));
     this.#connect();
     const listen = (type = "", act = () => {}) => addEventListener(type, act, this.#end);
     listen("online", () => this.#hurry());
     listen("pageshow", () => this.#hurry());
-    listen("visibilitychange", () => document.hidden || this.#hurry()); // a hidden page's timers are slow
+    listen("visibilitychange", () => document.hidden || this.#hurry()); // hidden timers are slow
     listen("offline", () => this.#giveUp());
-    listen("pagehide", () => this.#giveUp()); // no page with one open is kept
+    listen("pagehide", () => this.#giveUp()); // no open page is kept
   }
 
   get url() { return this.#url.href; }
@@ -70,7 +69,7 @@ export class ReconnectingWebSocket extends /** @type {typeof WebSocket} */ (/** 
   }
 
   #connect() {
-    const ws = new WebSocket(this.#url, this.#protocols);
+    const ws = new WebSocket(this.#url, this.#options.protocols);
     ws.binaryType = this.binaryType ?? "blob";
     ws.onopen = () => {
       this.#wait(this.#options.settled, () => (this.#failures = 0));
@@ -90,11 +89,11 @@ export class ReconnectingWebSocket extends /** @type {typeof WebSocket} */ (/** 
     let message = Object();
     try {
       if (/"(at|id)"/.test(data)) message = JSON.parse(data);
-    } catch {} // no JSON
+    } catch {}
     const { id, at, recovered } = message;
     const placed = /^\d+-\d+$/.test(at); // not in an outage
     if (!placed && !/^[\da-f]{12}-\d+$/.test(id)) return true;
-    // Behind a recovered welcome comes what was missed, which may get lost again.
+    // What was missed comes behind this welcome.
     if (placed && (id || !recovered)) this.#url.searchParams.set("since", at);
     if (!id && recovered === false) this.dispatchEvent(new CustomEvent("gap", { detail: message }));
     if (id && this.#seen.size === this.#seen.add(id).size) return false;
@@ -117,8 +116,12 @@ export class ReconnectingWebSocket extends /** @type {typeof WebSocket} */ (/** 
   }
 
   #lose(end = LOST) {
-    const { retry, delay, maxDelay, attempts } = this.#options;
+    const { retry, delay, maxDelay, attempts, check } = this.#options;
     if (this.readyState > 1 || this.#failures >= attempts || !retry(end)) return this.#finish(end);
+    if (check && this.#state === "connecting")
+      fetch(check, { redirect: "manual" }).then(({ status }) => {
+        if (this.#state === "waiting" && [0, 401, 403].includes(status)) this.#finish({ ...LOST, code: 4401 });
+      }, () => {}); // 0 is a redirect
     const wait = Math.random() * Math.min(maxDelay, delay * 2 ** this.#failures++); // full jitter
     this.#wait(wait, () => this.#connect());
     this.#change("waiting", { delay: wait, ...end });

@@ -140,6 +140,27 @@ test("retry decides on codes of the app", () => {
   assert.equal(sockets.length, length);
 });
 
+test("only after a handshake that failed a page behind the login is asked", async () => {
+  const asked = [];
+  let status = 503;
+  globalThis.fetch = async (url) => (asked.push(url), status ? { status } : Promise.reject(new TypeError("away")));
+  const socket = new ReconnectingWebSocket("/ws", [], { check: "/me" });
+  const ends = listened("close", socket);
+  last().onopen();
+  lose(), pass();
+  assert.deepEqual(asked, []);
+  for (status of [503, 0]) {
+    lose(), await null, await null;
+    assert.equal(socket.state, "waiting"), pass();
+  }
+  status = 401;
+  lose(), pass(), await null; // the answer comes too late
+  assert.equal(socket.state, "connecting");
+  lose(), await null, await null;
+  assert.equal(asked.length, 4);
+  assert.deepEqual([socket.state, ends.length, timers.size, listeners.size], ["closed", 1, 0, 0]);
+});
+
 test("the URL is the page's own kind, with its query and since", () => {
   const socket = new ReconnectingWebSocket("../chat?name=a%26b&tag=c", ["v1"]);
   assert.equal(socket.url, "wss://app.example/chat?name=a%26b&tag=c");

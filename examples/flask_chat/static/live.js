@@ -30,7 +30,9 @@ let unseen = 0; // messages that came while the page was hidden
 let typedAt = 0;
 let reading = 0; // the timer that tells the server
 
-const ws = new ReconnectingWebSocket(`${number}/live?since=${here.dataset.since}`);
+const ws = new ReconnectingWebSocket(`${number}/live?since=${here.dataset.since}`, [], {
+  check: `${number}/after/${Number.MAX_SAFE_INTEGER}`, // nothing, and without a login a redirect
+});
 
 const handlers = {
   welcome(welcome) {
@@ -90,15 +92,18 @@ ws.addEventListener("gap", () => {
 });
 ws.addEventListener("state", ({ detail }) => {
   state.textContent = { open: "", closed: "" }[detail.state] ?? (detail.failures ? "Reconnecting…" : "");
-  if (detail.state === "waiting" && detail.failures === 2) catchUp(); // it may be a login that has ended
 });
-ws.addEventListener("close", ({ reason }) => end(reason || "The connection has ended."));
+ws.addEventListener("close", ({ code, reason }) => {
+  if (code !== 4401) end(reason || "The connection has ended.");
+  else if (pending.size || text.value) end("Your login has ended."); // what they wrote stays to be copied
+  else location.reload(); // which leads to the login page, and back
+});
 
 // The room has forgotten what we missed; the database has not.
 async function catchUp() {
   try {
     const answer = await fetch(`${number}/after/${behind ?? last()}`);
-    if (answer.redirected) return ws.close(4000, "Your login has ended.");
+    if (answer.redirected) return ws.close(4401);
     if (!answer.ok) throw new Error(answer.statusText);
     for (const entry of parse(await answer.text())) append(entry);
     behind = null;
