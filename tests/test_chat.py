@@ -611,6 +611,20 @@ def fill(mara: Tab, jonas: Tab) -> None:
     mara.wait_for("#typing", "Jonas")
 
 
+def test_announcement_has_the_direction_of_its_words_and_a_time(chromium: Browser, instance: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "CHAT_INSTANCE": str(instance)}
+    hebrew = "\u05e9\u05dc\u05d5\u05dd " * 30
+    command = [sys.executable, "-m", "flask", "--app", "app", "announce", hebrew]
+    subprocess.run(command, cwd=EXAMPLE, env=env, check=True)
+    with serve_chat(instance) as server:
+        mara = Tab(chromium, Chat(server), "Mara", viewport={"width": 320, "height": 640})
+        said = mara.page.locator(".announcement p")
+        assert said.evaluate("said => getComputedStyle(said).direction") == "rtl"
+        assert re.search(r"\d:\d\d", said.locator("time").inner_text())
+        assert mara.page.locator("#log").evaluate("box => box.scrollWidth - box.clientWidth") == 0
+        mara.page.context.close()
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_nothing(chromium: Browser, room: Chat, dark: bool) -> None:
     axe = (node_modules() / "axe-core" / "axe.min.js").read_text()
