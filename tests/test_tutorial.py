@@ -68,6 +68,7 @@ def test_page_has_seven_steps_and_says_what_to_remove() -> None:
 @pytest.mark.parametrize("index", range(len(STEPS)), ids=[step.title for step in STEPS])
 def test_step_runs_and_its_test_passes(index: int, states: list[Path], tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    env["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # what is installed here for other tests takes a second to load
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={states[index]}"]
     tests = [str(states[index] / "test_live.py"), f"{states[index] / 'test_app.py'}::test_two_people_talk"]
     done = subprocess.run([*command, *tests], cwd=tmp_path, env=env, capture_output=True, text=True)
