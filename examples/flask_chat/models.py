@@ -109,13 +109,19 @@ def check_size(size: int) -> None:
         raise Refused(f"A file has 1 byte to {MAX_FILE >> 20} MiB.")
 
 
+def printable(name: str) -> str:
+    """Return the name of a file as a link and a header can have it: 1 to 100 characters that are seen."""
+    seen = "".join(character if character.isprintable() else " " for character in name)
+    return seen.strip()[-100:] or "file"
+
+
 def write(room_id: int, author_id: int | None, text: str, key: str, files: Iterable[tuple[str, bytes]] = ()) -> Message:
     """Keep a message and return it; one that is sent again is the one that was kept. Raises Refused."""
     text = text.encode(errors="replace").decode().strip()  # half a character cannot be kept
     kept = []
     for name, data in files:
         check_size(len(data))
-        kept.append(File(name=name.encode(errors="replace").decode()[-100:], type=type_of(data), data=data))
+        kept.append(File(name=printable(name), type=type_of(data), data=data))
     if not (text or kept) or len(text) > MAX_TEXT:
         raise Refused(f"A message has 1 to {MAX_TEXT} characters.")
     if not (key.isascii() and 1 <= len(key) <= MAX_KEY):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from models import MAX_FILE, User, db
+from models import MAX_FILE, User, db, write
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 
@@ -129,6 +129,27 @@ def test_picture_is_shown_and_only_to_who_is_logged_in(app: Flask) -> None:
     assert (answer.data, answer.content_type) == (PNG, "image/png")
     assert mara.get(paper).headers["Content-Disposition"].startswith("attachment")
     assert app.test_client().get(picture).status_code == 302
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("", "file"),
+        ("a\r\nSet-Cookie: x=y.pdf", "a  Set-Cookie: x=y.pdf"),
+        ("\x00\u202efdp.\ud83d.exe", "fdp. .exe"),
+        ("<b>.pdf", "&lt;b&gt;.pdf"),
+        ("x" * 1000, "x" * 100),
+    ],
+    ids=["none", "lines", "hidden", "markup", "long"],
+)
+def test_odd_name_of_a_file_is_shown_and_the_file_is_served(app: Flask, name: str, shown: str) -> None:
+    mara = come_in(app, "Mara")
+    with app.app_context():
+        write(1, 1, "", "k", [(name, b"%PDF-1.7")])
+    [(url, text)] = re.findall(r'href="(/files/.*?)" download>(.*?)</a>', mara.get("/rooms/1").text)
+    assert text == shown
+    answer = mara.get(url)
+    assert (answer.data, answer.status_code) == (b"%PDF-1.7", 200)
 
 
 @pytest.mark.parametrize(
