@@ -6,15 +6,17 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from .redis_servers import RedisServer
+from .redis_servers import RedisServer, free_port
 from .servers import ROOT, Server, wait_for
 from .test_chat import EXAMPLE, GUNICORN, Chat, Tab, Visitor, add_room, serve_chat
 from .test_chat import chromium as chromium  # a fixture
@@ -92,6 +94,17 @@ def test_two_people_on_two_workers_are_in_one_room(
     jonas.wait_for(".message", "from the other side")
     again.wait_for_end_of(".pending")
     assert again.texts(".words") == jonas.texts(".words") == ["across", "Tea is ready", "from the other side"]
+
+
+def test_announcement_stands_in_every_room_though_redis_is_away(instance: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "CHAT_INSTANCE": str(instance)}
+    command = [sys.executable, "-m", "flask", "--app", "app", "announce", "Tea is ready"]
+    env["GEVENTWS_BUS"] = f"redis://127.0.0.1:{free_port()}"
+    done = subprocess.run(command, cwd=EXAMPLE, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and "kept, and not told" in done.stderr
+    with closing(sqlite3.connect(instance / "chat.db")) as database:
+        rooms = database.execute("SELECT room_id FROM message WHERE text = 'Tea is ready'").fetchall()
+    assert rooms == [(1,), (2,)]
 
 
 def test_worker_that_is_killed_costs_no_message(people: tuple[Tab, Tab], workers: Workers) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from flask import Blueprint, abort, render_template, request, session
+from flask import Blueprint, abort, current_app, render_template, request, session
 from flask_login import current_user, login_required
 from models import Message, Refused, Room, check_size, db, mark_read, type_of, unread, write
 
-from geventws import Rooms, WebSocket
+from geventws import BusUnavailable, Rooms, WebSocket
 from geventws.flask import Sockets
 
 ROOM = "room "  # with its number, the name of one; the others are `everyone`, and one for each login
@@ -72,12 +72,18 @@ def say(ws: WebSocket, number: int, author: int, text: str, key: str) -> None:
 
 
 def show(message: Message) -> None:
-    """Have all pages know of a message. They show it once, however often they hear of it."""
+    """Have all pages know of a message. They show it once, however often they hear of it.
+
+    Where Redis is away for too long, those that are open see it when they are loaded again.
+    """
     html = render_template("message.html", message=message)
-    topic(message.room_id).broadcast_json({"type": "said", "html": html})
     author = message.author.name if message.author else ""
     elsewhere = {"type": "elsewhere", "room": message.room_id, "number": message.id, "who": author}
-    everyone.broadcast_json(elsewhere, keep=False)
+    try:
+        topic(message.room_id).broadcast_json({"type": "said", "html": html})
+        everyone.broadcast_json(elsewhere, keep=False)
+    except BusUnavailable as error:
+        current_app.logger.warning("message %s is kept, and not told: %s", message.id, error)
 
 
 @pages.get("/rooms/<int:number>/after/<int:last>")
