@@ -11,6 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
+from geventws.command import doctor, talk
+
 from .servers import DEADLINE, missing, wait_for
 
 MODULES = "/usr/lib/apache2/modules"
@@ -18,6 +22,14 @@ APACHE_MODULES = (
     *("mpm_event", "authz_core", "authz_host", "auth_basic", "authn_core", "authn_file", "authz_user", "alias", "dir"),
     *("proxy", "proxy_http", "proxy_wstunnel", "rewrite", "headers", "ssl", "socache_shmcb"),
 )
+
+
+def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the doctor wait as a test on a busy machine must, and call nothing slow."""
+    for module in (doctor, talk):
+        monkeypatch.setattr(module, "TIMEOUT", DEADLINE)
+    monkeypatch.setattr(talk, "ECHO_WAIT", 10.0)
+    monkeypatch.setattr(doctor, "SLOW", DEADLINE)
 
 
 def free_port() -> int:

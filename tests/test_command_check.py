@@ -42,6 +42,11 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield server
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken.be_patient(monkeypatch)
+
+
 Check = Callable[..., tuple[int, dict[str, dict[str, Any]]]]
 
 
@@ -66,14 +71,17 @@ def told(found: dict[str, dict[str, Any]]) -> dict[str, str]:
 # A server that is well
 
 
-def test_a_server_that_is_well_has_a_line_for_each_check_and_a_count(server: Server, tmp_path: Path) -> None:
-    answer = run(tmp_path, "check", server.url("/echo"))
-    lines = answer.stdout.splitlines()
+def test_a_server_that_is_well_has_a_line_for_each_check_and_a_count(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = check.main([server.url("/echo")])
+    written = capsys.readouterr()
+    lines = written.out.splitlines()
     assert lines[0] == f"ws://localhost:{server.port}/echo"
     assert [line[2:18].rstrip() for line in lines[1:14]] == NAMES
     assert [line[0] for line in lines[1:14]] == list("✓✓·✓✓✓✓·✓✓✓✓·")
     assert lines[14:] == ["", "10 passed, 3 not checked"]
-    assert (answer.returncode, answer.stderr) == (0, "")
+    assert (status, written.err) == (0, "")
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
@@ -183,26 +191,36 @@ VIEWS = {
 
 
 @pytest.mark.parametrize("path", VIEWS)
-def test_what_a_view_does_is_told(server: Server, checked: Check, path: str) -> None:
+def test_what_a_view_does_is_told(server: Server, checked: Check, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     name, mark, cause = VIEWS[path]
+    if path == "/wait-closed":  # which echoes nothing
+        monkeypatch.setattr(talk, "ECHO_WAIT", 0.2)
     status, found = checked(server.url(path))
     assert (status, found[name]["result"]) == (int(mark == "failed"), mark)
     assert cause is None or cause in found[name]["cause"]
     assert list(told(found)) == ([name] if cause else [])
 
 
-def test_a_view_that_uses_its_websocket_late_is_told(server: Server, checked: Check) -> None:
+def test_a_view_that_uses_its_websocket_late_is_told(
+    server: Server, checked: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "SLOW", 2.0)
+    monkeypatch.setattr(talk, "ECHO_WAIT", 0.2)
     status, found = checked(server.url("/idle-unused"))
     assert (status, found["handshake"]["result"]) == (0, "risky")
     assert "ws.accept() first" in found["handshake"]["cure"]
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
-def test_a_view_that_never_stops_to_send_holds_no_check_up(tmp_path: Path, front_end: str, checked: Check) -> None:
+def test_a_view_that_never_stops_to_send_holds_no_check_up(
+    tmp_path: Path, front_end: str, checked: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(talk, "ECHO_WAIT", 0.2)
     with serve("tests.apps_check:app", tmp_path, front_end=front_end) as server:
         status, found = checked(server.url("/flood"), "--idle", "0.5")
         assert (status, told(found)) == (0, {})
         assert found["echo"]["detail"] == "the view did not send the message back"
+        monkeypatch.setattr(talk, "ECHO_WAIT", 10.0)
         status, found = checked(server.url("/cookies"), "--header", "Cookie: a=1", "--header", "Cookie: b=2")
         assert (status, told(found)) == (0, {})
 

@@ -118,10 +118,10 @@ NGINX = {
         "limit_conn",
     ),
     "a short idle time": Row(
-        f"{LISTEN} location / {{ {PASS} {GOOD} proxy_read_timeout 2s; }}",
+        f"{LISTEN} location / {{ {PASS} {GOOD} proxy_read_timeout 3s; }}",
         "idle",
         "an idle timeout on the way",
-        "GEVENTWS_PING_INTERVAL=1.0; or raise it: nginx: proxy_read_timeout",
+        "or raise it: nginx: proxy_read_timeout",
         arguments=("--idle", "30"),
     ),
     "no such route": Row(f"{LISTEN} location / {{ {PASS} {GOOD} }}", "handshake", "no such route", "path", "/nothing"),
@@ -197,7 +197,7 @@ HAPROXY = {
         "stick-table",
     ),
     "a short idle time": Row(
-        "timeout server 2s\nserver a 127.0.0.1:%(app)d",
+        "timeout server 3s\nserver a 127.0.0.1:%(app)d",
         "idle",
         "an idle timeout on the way",
         "HAProxy: timeout tunnel 1h",
@@ -222,7 +222,7 @@ APACHE = {
         'ProxyPass "/" "http://127.0.0.1:%(down)d/" upgrade=websocket', "handshake", "cannot reach the app", "start"
     ),
     "a short idle time": Row(
-        'ProxyPreserveHost On\nTimeout 2\nProxyPass "/" "http://127.0.0.1:%(app)d/" upgrade=websocket',
+        'ProxyPreserveHost On\nTimeout 3\nProxyPass "/" "http://127.0.0.1:%(app)d/" upgrade=websocket',
         "idle",
         "an idle timeout on the way",
         "Apache: ProxyTimeout",
@@ -263,6 +263,11 @@ CADDY = {
         "tls internal\nreverse_proxy 127.0.0.1:%(app)d", "TLS", "certificate is refused", "SSL_CERT_FILE", scheme="wss"
     ),
 }
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken.be_patient(monkeypatch)
 
 
 class Ground(NamedTuple):
