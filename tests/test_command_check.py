@@ -201,12 +201,14 @@ def test_what_a_view_does_is_told(server: Server, checked: Check, monkeypatch: p
     assert list(told(found)) == ([name] if cause else [])
 
 
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_a_view_that_uses_its_websocket_late_is_told(
-    server: Server, checked: Check, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, front_end: str, checked: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "SLOW", 2.0)
+    monkeypatch.setattr(doctor, "SLOW", 0.4)
     monkeypatch.setattr(talk, "ECHO_WAIT", 0.2)
-    status, found = checked(server.url("/idle-unused"))
+    with serve(APP, tmp_path, front_end=front_end, env={"GEVENTWS_ACCEPT_AFTER": "0.5"}) as server:
+        status, found = checked(server.url("/idle-unused"))
     assert (status, found["handshake"]["result"]) == (0, "risky")
     assert "ws.accept() first" in found["handshake"]["cure"]
 
