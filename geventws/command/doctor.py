@@ -22,6 +22,7 @@ from .wire import Answer, Client, NoAnswer, Target
 STRANGER = "https://stranger.example"
 SLOW = 2.0  # seconds of a handshake that are told
 AT_ONCE = 3
+TLS_TIMEOUT = 3.0  # seconds for a port that hung up on HTTP to answer to TLS
 TLS_ALERT = b"\x15\x03"
 SOON = 14 * 86_400  # seconds before its end at which a certificate is told
 
@@ -196,7 +197,7 @@ class Doctor:
             return False
         try:
             sock = wire.dial(*self._places[0], TIMEOUT)
-            wire.secured(sock, self._target.name, TIMEOUT, verify=False).close()
+            wire.secured(sock, self._target.name, TLS_TIMEOUT, verify=False).close()
         except OSError:
             return False
         return True
