@@ -36,7 +36,8 @@ LAG_WINDOW = 60  # looks, one each INTERVAL, of which the worst lateness of the 
 AT_ONCE = 100  # WebSockets that are looked at before others have their turn
 MOST_CODES = 50  # close codes of their own that clients may add to the labels
 
-_CAUSES = {"origin", "hosts", "address", "version", "full", "stopping", "view"}  # of refusals; all others are bad requests
+# Of refusals; all others are bad requests.
+_CAUSES = {"origin", "hosts", "address", "version", "full", "stopping", "view"}
 _WELL_KNOWN = {int(code) for code in CloseCode}
 _DURATIONS = (1, 10, 60, 300, 1800, 7200, 28800, 86400)  # seconds
 _SIZES = (64, 256, 1024, 4096, 16_384, 65_536, 262_144, 1_048_576)  # bytes
