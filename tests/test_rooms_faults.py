@@ -545,6 +545,27 @@ def test_a_failover_that_loses_writes_is_told_and_loses_nothing_to_who_is_there(
         replica.stop()
 
 
+def test_a_master_that_others_have_left_is_left_with_all_connections(
+    make: Make, opened: Opener, redis_server: RedisServer, proxies: Callable[[int], Proxy], tmp_path: Path
+) -> None:
+    second = RedisServer(tmp_path / "second")
+    try:
+        proxy = proxies(redis_server.port)
+        rooms, other = make(proxy.url), make(second.url)
+        rooms.on_gap(lambda room: None)
+        ann, bob = Listener(rooms, opened), Listener(other, opened)
+        ann.room.broadcast("before", confirm=WITHIN)
+        proxy.target = second.port  # the first one answers, and takes what it is told, on connections that are open
+        redis_server.kill_clients("pubsub")
+        with second.client() as client:
+            until(lambda: client.exists(f"geventws:0:lease:{rooms._home.process}"), "leaving of the first", WITHIN)
+        until(lambda: lists(second, rooms, other), "list of who is there", WITHIN)
+        ann.room.broadcast("after", confirm=WITHIN)
+        until(lambda: bob.heard == ["after"] and ann.heard == ["before", "after"], "hearing", WITHIN)
+    finally:
+        second.stop()
+
+
 def test_a_master_that_was_demoted_is_left(
     make: Make, opened: Opener, redis_server: RedisServer, proxies: Callable[[int], Proxy], tmp_path: Path
 ) -> None:
@@ -591,7 +612,7 @@ def test_hub_that_was_held_up_longer_than_its_lease_has_its_members_again(
 def lists(server: RedisServer, *processes: Rooms, name: str = "lobby") -> bool:
     """Whether Redis lists exactly the members that these processes have in a room, and counts their users right."""
     members = [member for rooms in processes for member in rooms[name].lane.places.values()]
-    users = Counter(member.user for member in members)
+    users = Counter(member.user for member in members if member.user is not None)
     with server.client() as client:
         who = client.hgetall(f"geventws:0:{{{name}}}:who")
         counted = client.hgetall(f"geventws:0:{{{name}}}:users")

@@ -64,6 +64,7 @@ class _Connection(Connection):  # type: ignore[misc]
         )
         self._address = address
         self.scripts: set[str] = set()  # that the server has had from this connection
+        self.era = 0  # how many feeds there were before it
 
     def _connect(self) -> Any:
         address = self._address
@@ -109,6 +110,7 @@ class Server:
         self._address = address
         self._prefix = prefix
         self._pool = _Pool()
+        self._era = 0  # feeds that were made
 
     def call(self, *command: Any) -> Any:
         """Return what a command gives. Raises Away or Refused."""
@@ -129,7 +131,8 @@ class Server:
         return Refused(self._explain(text))
 
     def feed(self, silence: float) -> Feed:
-        """Return a new connection that brings what is said."""
+        """Return a new connection that brings what is said; all others are made anew, to the server that this finds."""
+        self._era += 1
         return Feed(self, self._connect(silence), self._prefix)
 
     def close(self) -> None:
@@ -138,7 +141,9 @@ class Server:
             self._pool.free.pop().disconnect()
 
     def _connect(self, timeout: float = TIMEOUT) -> _Connection:
+        era = self._era
         connection = self._new(self._host(), timeout)
+        connection.era = era
         self.ask(connection, connection.connect)
         return connection
 
@@ -195,6 +200,8 @@ class Server:
     def _do(self, function: Callable[..., T], *args: Any) -> T:
         """Return what function does with a connection of this thread that nobody else uses meanwhile."""
         free = self._pool.free
+        while free and free[-1].era < self._era:
+            free.pop().disconnect()
         connection = free.pop() if free else self._connect()
         try:
             result = self.ask(connection, function, connection, *args)
@@ -204,8 +211,10 @@ class Server:
                 free.pop().disconnect()
             raise
         finally:
-            if connection._sock is not None and len(free) < SPARE:
+            if connection._sock is not None and connection.era == self._era and len(free) < SPARE:
                 free.append(connection)
+            else:
+                connection.disconnect()
         return result
 
 
