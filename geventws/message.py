@@ -99,6 +99,10 @@ class Prepared:
             deflate.forget_sent()  # what its compressor remembers is not what the peer has seen last
         return frame
 
+    def forget_frames(self) -> None:
+        """Keep the payload alone; frames are made again where they are needed again."""
+        self._frames.clear()
+
     def _make(self, settings: Settings | None) -> bytes:
         payload = compress(self._payload, settings) if settings else None
         if payload is not None:

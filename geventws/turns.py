@@ -92,14 +92,16 @@ _streaks: WeakKeyDictionary[Any, Streak] = WeakKeyDictionary()
 def streak_of_hub() -> Streak:
     """Return the streak of this thread's hub."""
     hub = get_hub()
-    if hub not in _streaks:
-        _streaks[hub] = Streak(hub.loop)
-    return _streaks[hub]
+    streak = _streaks.get(hub)
+    if streak is None:
+        streak = _streaks[hub] = Streak(hub.loop)
+    return streak
 
 
 def turns() -> Turns:
     """Return the turns of this thread's hub."""
     hub = get_hub()
-    if hub not in _turns:
-        _turns[hub] = Turns(hub.loop)
-    return _turns[hub]
+    own = _turns.get(hub)
+    if own is None:
+        own = _turns[hub] = Turns(hub.loop)
+    return own

@@ -65,6 +65,15 @@ def test_frame_is_made_once_for_all_connections_of_an_encoding(agreement: Agreem
     assert len({id(frame) for frame in frames}) == 1
 
 
+def test_frame_that_was_forgotten_is_made_again() -> None:
+    prepared = Prepared(TALK)
+    frame = server(FORGETS).encode_message(prepared)
+    prepared.forget_frames()
+    again = server(FORGETS).encode_message(prepared)
+    assert again is not frame
+    assert again == frame
+
+
 def test_each_level_window_and_memory_level_has_a_frame_of_its_own() -> None:
     prepared = Prepared(TALK)
     plain = server().encode_message(prepared)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 
 import gevent
 import pytest
@@ -103,6 +104,28 @@ def test_history_is_bounded_by_count_bytes_and_age(monkeypatch: pytest.MonkeyPat
     assert room.history(since=at).complete
     at = room.broadcast("new")
     assert room.history() == ["new"]
+
+
+def test_a_message_of_history_is_in_memory_once(rooms: Rooms, opened: Opener) -> None:
+    room = rooms["lobby"]
+    ws, peer = opened()
+    room.join(ws)
+    room.broadcast("first")
+    assert peer.receive() == "first"
+    tracemalloc.start()
+    try:
+        for number in range(80):
+            room.broadcast(f"{number:1000}")
+        assert received(peer, 80) == [f"{number:1000}" for number in range(80)]
+        settle()
+        taken = sum(
+            trace.size
+            for trace in tracemalloc.take_snapshot().traces
+            if "/geventws/rooms/" in trace.traceback[0].filename or "/geventws/message" in trace.traceback[0].filename
+        )
+    finally:
+        tracemalloc.stop()
+    assert taken < 80 * 2 * 1000  # its frame would be as large again
 
 
 def test_positions_grow_though_the_clock_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:

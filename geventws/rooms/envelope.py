@@ -67,8 +67,11 @@ def with_keys(text: str, id: str, at: str) -> str:
 # the body. The key is the publisher's name and a number that grows.
 
 _member_id = re.compile(r"[0-9a-f]{12}-[0-9]{1,19}")
-_line = re.compile(rb"(-|[0-9]{1,20}-[0-9]{1,20}) (-|[0-9]{1,20}-[0-9]{1,20}) ([0-9a-f]{12})-([0-9]{1,19}) [0-9]+ "
-                   rb"([tbjkc*+-])([0-9a-f,-]*)")  # fmt: skip
+_line = re.compile(r"(-|[0-9]{1,20}-[0-9]{1,20}) (-|[0-9]{1,20}-[0-9]{1,20}) ([0-9a-f]{12})-([0-9]{1,19}) [0-9]+ "
+                   r"([tbjkc*+-])([0-9a-f,-]*)")  # fmt: skip
+
+
+_NOBODY = frozenset[str]()
 
 
 class Message(NamedTuple):
@@ -106,13 +109,12 @@ def content(kind: str, body: bytes, excluded: Iterable[str] = ()) -> bytes:
 def parse_message(data: bytes) -> Message:
     """Return the message that a bus brings. Raises ValueError for anything else."""
     line, _, body = data.partition(b"\n")
-    match = _line.fullmatch(line)
+    match = _line.fullmatch(line.decode("latin-1"))
     if not match:
         raise ValueError(f"no message of a room: {data[:80]!r}")
-    position, before, publisher, number, kind, excluded = (part.decode() for part in match.groups())
-    ids = frozenset(excluded.split(",")) if excluded else frozenset[str]()
-    body_is_text = kind in (TEXT, JSON)
-    if body_is_text:
+    position, before, publisher, number, kind, excluded = match.groups()
+    ids = frozenset(excluded.split(",")) if excluded else _NOBODY
+    if kind in (TEXT, JSON):
         body.decode()
     return Message(position.strip("-"), before, publisher, int(number), kind, ids, body)
 

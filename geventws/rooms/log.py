@@ -74,7 +74,7 @@ class Entry:
         self.number = -1  # entries before it, once it is in a log
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen would double the time to make one
 class Batch:
     """What a member that has all before one number gets next, in one write, and the number of the entry behind it."""
 
@@ -164,7 +164,9 @@ class Log:
         while lane and lane[0].number < self.offered:
             if keep and (self._lane_size <= self._limits.size or len(lane) == 1):
                 break
-            self._lane_size -= lane.popleft().weight
+            entry = lane.popleft()
+            self._lane_size -= entry.weight
+            entry.prepared.forget_frames()  # history has the payload
         if not lane:
             self._batch = None
 
@@ -243,7 +245,9 @@ def _batch(entries: Iterable[Entry], cursor: int, end: int) -> Batch:
 
 
 def _joined(entries: Sequence[Entry], start: int, stop: int) -> Batch:
+    if len(entries) == 1:
+        (entry,) = entries
+        return Batch(entries, start, stop, 1, entry.weight, entry.excluded, entry.prepared)
     excluded: set[str] = set().union(*(entry.excluded for entry in entries))
-    messages = [entry.prepared for entry in entries]
-    prepared = messages[0] if len(messages) == 1 else Joined(messages)
+    prepared = Joined([entry.prepared for entry in entries])
     return Batch(entries, start, stop, len(entries), sum(entry.weight for entry in entries), excluded, prepared)
