@@ -17,6 +17,8 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "connections": (),
     "growth": ("--connections", "500"),
     "broadcast": ("--windows", "1", "--seconds", "0.2", "--scenarios", "1000", "1000-compressed"),
+    "bus": ("--windows", "1", "--seconds", "0.3", "--shapes", "20x10"),
+    "sizing": ("--windows", "1", "--seconds", "0.2", "--tenth"),
 }
 
 
