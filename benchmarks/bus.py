@@ -374,7 +374,10 @@ def report(samples: Samples, failures: dict[str, str], environment: Environment)
 
 
 def redis_version() -> str:
-    line = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=True).stdout
+    try:
+        line = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=True).stdout
+    except OSError:
+        return "no Redis"
     return next(word for word in line.split() if word.startswith("v=")).replace("v=", "Redis ")
 
 
