@@ -928,7 +928,7 @@ def test_a_full_redis_is_named_and_lists_who_came_meanwhile_once_there_is_room(
     rooms, other = make(redis_server.url), make(redis_server.url)
     ann = Listener(rooms, opened, user="ann")
     with redis_server.client() as client:
-        client.config_set("maxmemory", "1mb")
+        client.config_set("maxmemory", "1kb")
         with pytest.raises(BusUnavailable, match=f"{redis_server.url} refuses a message of rooms: OOM command not"):
             ann.room.broadcast("text", confirm=WITHIN)
         Listener(rooms, opened, user="bob")
@@ -952,7 +952,7 @@ def test_missing_rights_are_named_with_the_rule_to_write(
         until(lambda: "&geventws:0:*" in caplog.text, "line of the log", WITHIN)
         rule = "~geventws:0:* &geventws:0:* +@read +@write +@pubsub +@scripting +@connection +time"
         assert rule in caplog.text
-        client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">secret", *rule.split())
+        client.execute_command("ACL", "SETUSER", "app", "reset", "resetchannels", "on", ">secret", *rule.split())
     joining.join()
     back(rooms)
     ann = Listener(rooms, opened)  # who came before may have missed something, and is told so
@@ -971,7 +971,7 @@ def test_each_right_that_is_missing_is_named_with_the_rule_to_write(
         return " ".join(RIGHTS) in caplog.text
 
     with redis_server.client() as client:
-        rules = ["reset", "on", ">secret", *RIGHTS]
+        rules = ["reset", "resetchannels", "on", ">secret", *RIGHTS]
         client.execute_command("ACL", "SETUSER", "app", *(rule for rule in rules if rule != missing_right))
         rooms = make(f"redis://app:secret@127.0.0.1:{redis_server.port}")
         other = make(redis_server.url)

@@ -6,6 +6,7 @@ PubSub are not: they send again what a server may have done already, and connect
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -125,7 +126,7 @@ class Server:
         text = answer.decode(errors="replace")
         if not text.startswith("!"):
             return text
-        text = text[1:].lstrip("-")
+        text = re.sub(r"^@\S+: [0-9]+: ", "", text[1:]).lstrip("-").strip()  # Redis 6.2 names the line of the script
         if text.startswith(PASSING):
             raise Away(f"{self.shown}: {text}")
         return Refused(self._explain(text))
