@@ -344,12 +344,13 @@ class Client:
             raise
 
     def _note(self, exc: BaseException) -> None:
-        """Keep what the view raised, but for ends of the connection, which are normal, and of the program."""
+        """Keep what the view raised, but for ends of the connection, refusals, and ends of the program."""
         if isinstance(exc, (gevent.GreenletExit, GeneratorExit, KeyboardInterrupt)):
             return
         ws = self._environ.get("wsgi.websocket")
         is_end = isinstance(exc, ConnectionClosed) and ws is not None and ws.accepted and exc.websocket in {None, ws}
-        if self._error is None and not is_end:
+        is_refusal = ws is not None and ws.refusal is exc  # which the client gets as an answer
+        if self._error is None and not is_end and not is_refusal:
             self._error = exc
 
     # Waiting

@@ -476,7 +476,10 @@ def test_another_version_of_the_protocol_is_refused() -> None:
     assert refused.value.headers["Sec-WebSocket-Version"] == "13"
 
 
-def test_origin_is_checked() -> None:
+@pytest.mark.parametrize("beside", [[], [Flask("with_sockets")]], ids=["alone", "beside an app that may judge"])
+def test_origin_is_checked(beside: list[Flask]) -> None:
+    for app in beside:
+        Sockets(app).route("/judged", origins=["https://app.example"])(echo)
     with pytest.raises(Refused) as refused:
         connect(wsgi(echo), "/", origin="https://evil.example")
     assert refused.value.status == 403
