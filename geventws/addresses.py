@@ -16,7 +16,7 @@ from typing import Any
 
 from . import loglines
 from .errors import HandshakeError
-from .loglines import path_of, printable
+from .loglines import forwarded_for, path_of, printable
 
 log = logging.getLogger("geventws")
 
@@ -33,7 +33,7 @@ class Addresses:
     def __init__(self, most: int, proxies: Iterable[str] = ()) -> None:
         """Allow so many places for each address. proxies are addresses, networks or "*", whose word is taken."""
         self._most = most
-        self._proxies = tuple(proxies)
+        self._proxies = tuple(map(str, proxies))
         self._counts: dict[str, int] = {}
         self._places: dict[Hashable, str] = {}
         self._told_at = -math.inf  # by time.monotonic()
@@ -76,9 +76,9 @@ class Addresses:
         """Return the client's address as it is counted, "" where nothing tells it."""
         address: str = environ.get("REMOTE_ADDR") or ""
         # If it is another by now, middleware such as ProxyFix has found it. A Unix socket's peers are of this machine.
-        if address == peer and (not peer or _is_among(peer, self._proxies)):
+        if address == peer and (not peer or is_among(peer, self._proxies)):
             # The last was written by the proxy itself, those before it by whoever came to it.
-            address = environ.get("HTTP_X_FORWARDED_FOR", "").rpartition(",")[2].strip() or address
+            address = forwarded_for(environ.get("HTTP_X_FORWARDED_FOR", "")) or address
         return network_of(address)
 
     def _tell(self, address: str, path: str, error: HandshakeError) -> None:
@@ -121,7 +121,8 @@ def network_of(address: str) -> str:
 
 
 @functools.lru_cache
-def _is_among(address: str, networks: tuple[str, ...]) -> bool:
+def is_among(address: str, networks: tuple[str, ...]) -> bool:
+    """Whether an address is one of these, which are addresses, networks or "*"."""
     if "*" in networks or address in networks:
         return True
     try:

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import fields
 from datetime import datetime
 from http import HTTPStatus
-from ipaddress import ip_address, ip_network
 from time import monotonic
 from types import FunctionType, MethodType
 from typing import Any, ClassVar
@@ -26,6 +25,7 @@ import gevent
 from gevent.server import StreamServer
 
 from . import handshake
+from .addresses import is_among
 from .census import publish
 from .errors import MissingPackage
 from .frameworks import expect_disconnects, why_no_app
@@ -396,10 +396,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def _is_trusted(self, peer: Any) -> bool:
         """Whether gunicorn believes what a peer says of its clients: --forwarded-allow-ips."""
-        if not isinstance(peer, tuple):  # on a Unix socket
-            return True
-        allowed = self.cfg.forwarded_allow_ips
-        return "*" in allowed or any(ip_address(peer[0]) in ip_network(each, strict=False) for each in allowed)
+        on_unix_socket = not isinstance(peer, tuple)
+        return on_unix_socket or is_among(peer[0], tuple(map(str, self.cfg.forwarded_allow_ips)))
 
     def handle_http2(self, *args: Any, **kwargs: Any) -> None:
         """Serve an HTTP/2 connection by gunicorn's own code."""
