@@ -44,6 +44,8 @@ def test_a_proxy_is_known_by_what_it_names_itself(headers: dict[str, str], proxy
     ("status", "headers", "body", "reached", "cause", "cure"),
     [
         (503, {"Geventws_Refused": "stopping"}, "", True, "the server is stopping", "try again"),
+        (429, {"Geventws_Refused": "address"}, "", True, "max_connections_per_address", "forwarded_allow_ips"),
+        (421, {"Geventws_Refused": "hosts"}, "", True, "not one of the option hosts", "GEVENTWS_HOSTS"),
         (400, {"Geventws_Refused": "key"}, "400 Bad Request: a key", True, "refuses the handshake (a key)", "--via"),
         (400, {"Geventws_Refused": "key"}, "<html>", True, "refuses the handshake (Phrase)", "--via"),
         (429, {}, "", False, "a rule of the proxy", "--via"),

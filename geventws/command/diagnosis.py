@@ -145,6 +145,23 @@ SLOW_HANDSHAKE = Diagnosis(
     "call ws.accept() first; GEVENTWS_HUB_WARNING=0.5 tells what blocks",
 )
 
+# What the options of the server forbid to each client alike, by the rule of its refusal.
+_LIMITS = {
+    "full": Diagnosis(
+        "the server has as many WebSockets as it may",
+        "raise the option max_connections, or the limit of descriptors (ulimit -n), or start more workers",
+    ),
+    "address": Diagnosis(
+        "this address has as many WebSockets as the option max_connections_per_address allows",
+        "raise it; if all clients come from one proxy, let forwarded_allow_ips or ProxyFix name it",
+    ),
+    "hosts": Diagnosis(
+        "the host that was asked for is not one of the option hosts",
+        "add it, as in GEVENTWS_HOSTS=loopback,app.example, or have the proxy pass on the Host that the browser sent",
+    ),
+    "stopping": Diagnosis("the server is stopping", "try again in a moment"),
+}
+
 
 def of_answer(answer: Answer, target: Target, origin: str | None, reached: bool) -> Diagnosis:
     """Why a handshake got another answer than 101.
@@ -191,13 +208,8 @@ def _of_refusal(answer: Answer, target: Target, origin: str | None, proxy: str) 
         return Diagnosis(f"the proxy asks the app in an older HTTP: {words}", f"nginx: {NGINX_LINES}")
     if answer.rule == "connection":
         return Diagnosis("the proxy changed the header Connection", _choose(_CONNECTION, proxy))
-    if answer.rule == "full":
-        return Diagnosis(
-            "the server has as many WebSockets as it may",
-            "raise the option max_connections, or the limit of descriptors (ulimit -n), or start more workers",
-        )
-    if answer.rule == "stopping":
-        return Diagnosis("the server is stopping", "try again in a moment")
+    if answer.rule in _LIMITS:
+        return _LIMITS[answer.rule]
     if answer.rule == "origin":
         return _of_origin(answer, target, origin or "", proxy)
     return Diagnosis(
@@ -280,8 +292,8 @@ def of_no_subprotocol(wanted: str) -> Diagnosis:
 
 def of_three(answer: Answer) -> Diagnosis:
     """Why one WebSocket passes and three at once do not."""
-    if answer.rule == "full":
-        return Diagnosis("the server has as many WebSockets as it may", "raise the option max_connections")
+    if answer.rule in _LIMITS:
+        return _LIMITS[answer.rule]
     return Diagnosis(
         "one at a time passes, three at once do not: a limit of the proxy for each client",
         "raise it: limit_conn or limit_req in nginx, maxconn or a stick-table in HAProxy",
