@@ -425,6 +425,18 @@ def test_hub_that_computes_for_a_while_is_waited_for(opened: Opener, looks: None
     assert peer.receive() == "patience"
 
 
+def test_thread_waits_for_as_long_as_others_are_answered(opened: Opener, looks: None) -> None:
+    ws, peer = opened()
+    waiting = outcome(ws.receive)
+    until(lambda: ws.session.reader, "wait")
+    for _ in range(2 * threads.PATIENCE):
+        assert of_thread(lambda: ws.closed) is False
+        gevent.sleep(threads.LOOK)
+    assert not waiting()
+    peer.send("late")
+    assert until(waiting, "message") == ["late"]
+
+
 def test_interrupted_caller_waits_no_more_in_receive(opened: Opener) -> None:
     ws, peer = opened()
 
