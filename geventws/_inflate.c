@@ -25,7 +25,7 @@ typedef struct {
 /* Where the payload of the frame begins, and its size; false where the frame is not whole, not small or not masked. */
 static bool find_payload(const unsigned char *frame, Py_ssize_t available, Py_ssize_t *begin, Py_ssize_t *size)
 {
-    if (available < 2 || !(frame[1] & 0x80))
+    if (available < 2 || !(frame[1] & 0x80) || frame[1] == 0xff) /* eight bytes of length: not small */
         return false;
     *begin = 6;
     *size = frame[1] & 0x7f;

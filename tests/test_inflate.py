@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import struct
 import subprocess
 import sys
 import zlib
@@ -81,10 +82,17 @@ def test_frame_that_is_cut_anywhere_is_left(inflate_frame: InflateFrame) -> None
             assert inflate_frame(frame[:stop], 0, PLENTY) is None
 
 
+def length_and_key_that_inflate() -> bytes:
+    """Return a frame of 0x100FE bytes. From the middle of this length on, 127 bytes are one DEFLATE stream."""
+    stored = b"\x00\x01\x00\xfe\xffA" + b"\x00" + struct.pack("<HH", 115, 0xFFFF - 115) + bytes(115) + b"\x00"
+    return b"\xc1\xff" + bytes(4) + stored
+
+
 UNUSUAL = {
     "no mask": b"\xc1\x02\x03\x00",
     "two bytes of length where one is enough": b"\xc1\xfe\x00\x05" + KEY + bytes(5),
     "eight bytes of length": b"\xc1\xff" + (200).to_bytes(8, "big") + KEY + bytes(200),
+    "eight bytes of length that look like a message": length_and_key_that_inflate(),
     "a last block": frame_of(0xC1, deflated(b"hello", mode=zlib.Z_FINISH)),
     "two streams": frame_of(0xC1, deflated(b"hello", mode=zlib.Z_FINISH) + deflated(b"you")),
     "no DEFLATE stream": frame_of(0xC1, b"\xff" * 20),
@@ -130,7 +138,7 @@ def events(wire: bytes, sizes: list[int], inflate: InflateFrame | None, limit: i
     connection = Connection(max_message_size=largest, deflate=deflate)
     given: list[list[Event]] = []
     start = 0
-    for n in range(20_000):
+    for n in range(200_000):
         if connection.limited:
             given.append(connection.receive_data(b"", limit, most))
         elif start < len(wire):
