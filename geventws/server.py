@@ -83,11 +83,17 @@ def _limits(server: Any) -> RequestLimits:
     return limits
 
 
-def _may_move(server: Any, sock: Any) -> bool:
-    """Whether a connection may go on in another greenlet: there is room for one, and no TLS wrapper closes it."""
-    if not isinstance(server, WebSocketServer) or server._spawn is None or server.full():
+def _may_move(handler: WebSocketHandler) -> bool:
+    """Whether a connection may go on in another greenlet: there is room for one, and no TLS wrapper closes it.
+
+    Not where a subclass may take the end of an overridden method for that of the request.
+    """
+    server = handler.server
+    if type(handler) is not WebSocketHandler or type(server) is not WebSocketServer:
         return False
-    return type(sock) is gevent.socket.socket
+    if not server.started or server._spawn is None or server.full():  # close() forgets the pool in which to spawn
+        return False
+    return type(handler.socket) is gevent.socket.socket
 
 
 class _Refused(pywsgi._InvalidClientRequest):  # type: ignore[misc]
@@ -218,7 +224,7 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
 
     def handle_one_response(self) -> None:
         """Run the app; for a WebSocket in a greenlet of its own, which holds nothing of how the request was read."""
-        if self._is_moved or not handshake.wants_websocket(self.environ) or not _may_move(self.server, self.socket):
+        if self._is_moved or not handshake.wants_websocket(self.environ) or not _may_move(self):
             super().handle_one_response()
             return
         self._is_moved = self.close_connection = True
@@ -281,7 +287,9 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         self._leave_http("101 Switching Protocols", size)
         # The reader holds 8 KiB, and a reference that would keep the socket from closing.
         self.rfile.close()
-        self.rfile, self.wsgi_input, self.headers = _NOTHING, _NO_INPUT, _NO_HEADERS
+        self.rfile, self.wsgi_input = _NOTHING, _NO_INPUT
+        if type(self) is WebSocketHandler:  # the access line of a subclass may have some of them
+            self.headers = _NO_HEADERS
         body, self.environ["wsgi.input"] = self.environ["wsgi.input"], io.BytesIO()
         if isinstance(body, _Input):
             body.take_back()

@@ -264,3 +264,53 @@ def test_a_websocket_waits_on_a_stack_that_never_read_its_request(start: Start, 
     assert all(("_handle_and_close_when_done" in names) == (spawn == 1) for names in stacks)
     until(lambda: not server.pool, "end of all greenlets")
     assert not server._kept_open
+
+
+def test_a_subclass_sees_one_request_and_its_headers_from_begin_to_end(start: Start) -> None:
+    seen: list[str] = []
+
+    class Seeing(WebSocketHandler):
+        def handle_one_response(self) -> None:
+            seen.append("begin")
+            super().handle_one_response()
+            seen.append(self._orig_status)
+
+        def log_request(self) -> None:
+            seen.append(self.headers["Host"])
+
+    server = start(handler_class=Seeing)
+    peer = opened_on(server)
+    peer.sock.close()
+    until(lambda: len(seen) > 2, "end of the request")
+    assert seen == ["begin", "localhost", "101 Switching Protocols"]
+
+
+def test_a_subclass_of_the_server_sees_a_connection_to_its_end(start: Start) -> None:
+    handled: list[socket.socket] = []
+
+    class Counting(WebSocketServer):
+        def handle(self, sock: Any, address: Any) -> None:
+            super().handle(sock, address)
+            handled.append(sock)
+
+    peer = opened_on(start(server_class=Counting))
+    peer.send("hello")
+    assert peer.receive() == "hello"
+    assert not handled
+    peer.sock.close()
+    until(lambda: len(handled) == 1, "end of the connection")
+
+
+def test_behind_close_a_websocket_still_counts_in_the_pool(start: Start) -> None:
+    server = start(spawn=100)
+    peer = Peer(connected(server))
+    head, end = upgrade_request("/")[:-2], upgrade_request("/")[-2:]
+    peer.sock.sendall(head)
+    until(lambda: len(server.pool) == 1, "start of the connection")
+    server.close()
+    peer.sock.sendall(end)
+    peer.open()
+    peer.send("hello")
+    assert peer.receive() == "hello"
+    assert len(server.pool) == 1
+    peer.sock.close()
