@@ -280,3 +280,25 @@ def test_a_socket_of_systemd_that_is_not_there_is_a_warning(directory: Path, pat
         assert program.get().startswith("good ")
         assert program.end(signal.SIGTERM) == 0
         assert re.search(r"\[WARNING\] cannot tell systemd READY=1: ", program.err)
+
+
+def test_a_message_that_systemd_does_not_take_is_a_warning(directory: Path) -> None:
+    path = str(directory / "notify")
+    with (
+        notified(path),
+        full(path),
+        running(directory, "good:app", "--bind", "127.0.0.1:0", NOTIFY_SOCKET=path) as program,
+    ):
+        wait_for(lambda: "[WARNING] cannot tell systemd READY=1: timed out" in program.err, "warning")
+        assert program.get().startswith("good ")
+
+
+@contextmanager
+def full(path: str) -> Iterator[None]:
+    """Fill the queue of a NOTIFY_SOCKET, of which nothing is read."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        with pytest.raises(OSError):
+            while True:
+                sock.sendto(b"", path)
+        yield

@@ -68,7 +68,8 @@ def notify(state: str) -> None:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.settimeout(PATIENCE)
-            sock.sendto(state.encode(), address)
+            sock.connect(address)  # or gevent would not wait while systemd's queue is full, and lose the message
+            sock.sendall(state.encode())
     except OSError as exc:
         log.warning("cannot tell systemd %s: %s", state, exc)
 
