@@ -293,6 +293,19 @@ def test_a_message_that_systemd_does_not_take_is_a_warning(directory: Path) -> N
         assert program.get().startswith("good ")
 
 
+def test_a_signal_while_systemd_takes_nothing_ends_the_service_in_order(directory: Path) -> None:
+    path, bind = str(directory / "notify"), directory / "server.sock"
+    with (
+        notified(path),
+        full(path),
+        running(directory, "good:app", "--bind", f"unix:{bind}", NOTIFY_SOCKET=path) as program,
+    ):
+        program.address()
+        assert program.end(signal.SIGTERM) == 0
+        assert " stopping\n" in program.err
+        assert not bind.exists()
+
+
 @contextmanager
 def full(path: str) -> Iterator[None]:
     """Fill the queue of a NOTIFY_SOCKET, of which nothing is read."""

@@ -41,21 +41,28 @@ def main(arguments: Sequence[str]) -> int:
     )
     if sys.stdout is not None:  # as it is where it was closed before the start
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    stopped = Event()
     try:
         start = partial(_start, chosen, options(chosen), tls_context(chosen.certfile, chosen.keyfile))
         if chosen.reload:
             return reload(start, "--debug" if chosen.debug else "--reload")
-        stop = start()
+        stop = start(stopped)
     except MISTAKES as exc:
         complain(exc)
         return 2
     except KeyboardInterrupt:
         return 130
-    _serve(stop)
+    stopped.wait()
+    log.info("stopping")
+    systemd.notify("STOPPING=1")
+    stop()
     return 0
 
 
-def _start(chosen: argparse.Namespace, options: dict[str, Any], tls: ssl.SSLContext | None) -> Stop:
+def _start(
+    chosen: argparse.Namespace, options: dict[str, Any], tls: ssl.SSLContext | None, stopped: Event | None = None
+) -> Stop:
+    """Serve what was chosen, and say so. From the first connection on, a signal to end the command sets `stopped`."""
     app = load_app(chosen.app) if chosen.app is not None else load_flask_app()
     name = chosen.app or os.environ.get("FLASK_APP") or app.import_name
     if chosen.debug:
@@ -73,6 +80,9 @@ def _start(chosen: argparse.Namespace, options: dict[str, Any], tls: ssl.SSLCont
     servers: list[WebSocketServer] = []
     for listener in listeners:
         servers.append(WebSocketServer(listener, app, gateway=servers[0].gateway if servers else None, **common))
+    if stopped is not None:
+        for number in stopping_signals():
+            gevent.signal_handler(number, stopped.set)
     for server in servers:
         server.start()
     publish()
@@ -93,17 +103,6 @@ def _stop(servers: Sequence[WebSocketServer], files: Sequence[str], timeout: flo
         server.begin_stop()
     for server in servers:
         server.stop(timeout)  # the first waits for all connections, and leaves nothing to the others
-
-
-def _serve(stop: Stop) -> None:
-    """Serve until a signal comes that ends it."""
-    stopped = Event()
-    for number in stopping_signals():
-        gevent.signal_handler(number, stopped.set)
-    stopped.wait()
-    log.info("stopping")
-    systemd.notify("STOPPING=1")
-    stop()
 
 
 def _url(address: str, tls: ssl.SSLContext | None) -> str:
