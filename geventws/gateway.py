@@ -290,7 +290,7 @@ class Gateway:
         """
         self.begin_stop()
         end = monotonic() + within
-        rate = max(self.options.closes_per_second, len(self.live) / (within / 2))
+        rate = max(self.options.closes_per_second, 2 * len(self.live) / max(within, CLOSING_PAUSE))
         batch = math.ceil(rate * CLOSING_PAUSE)
         pause = batch / rate
         if self.live:

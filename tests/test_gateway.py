@@ -466,11 +466,12 @@ def test_stop_kills_a_view_that_does_not_notice_the_end(ask: Any, monkeypatch: p
     assert killed == ["deaf"]
 
 
-def test_stop_kills_what_is_still_there_at_its_end(ask: Any) -> None:
+@pytest.mark.parametrize("within", [0.05, 0])
+def test_stop_kills_what_is_still_there_at_its_end(ask: Any, within: float) -> None:
     gateway = Gateway(Options())
     asked = ask(of_view(lambda ws: gevent.event.Event().wait()), gateway)
     settle()
-    gateway.stop(0.05)
+    gateway.stop(within)
     assert isinstance(asked.end().raised, gevent.GreenletExit)
 
 
