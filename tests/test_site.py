@@ -34,11 +34,11 @@ INTERNAL = {
     "LiveConnection": ".*",  # docs/observing.md has its attributes
     "Member": "control hold left",
     "Options": "(?!replace|from_environ).*",  # these are in the table of options
-    "Prepared": "frame",
+    "Prepared": "forget_frames frame",
     "Room": "attendance begin gone hear home lane link name topic",
     "User": "disconnect",
     "WebSocketHandler": ".*",
-    "WebSocketServer": "handler_class",
+    "WebSocketServer": "begin_stop do_close handler_class keep_open",
     "Worker": "(?!with_options).*",
 }
 
