@@ -260,7 +260,7 @@ def shared(fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 @pytest.fixture
 def room(shared: Server, chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Chat]:
     """A room of one's own, with nothing said in it yet."""
-    number = add_room(shared, f"Room of {request.node.name}"[:40])
+    number = add_room(shared, f"{token_hex(4)} {request.node.name}"[:40])  # another when it is tried again
     yield Chat(shared, number)
     for context in chromium.contexts:
         context.close()
@@ -363,6 +363,7 @@ def test_page_that_was_offline_shows_all_once(chromium: Browser, room: Chat) -> 
     for tab in (mara, jonas):
         tab.wait_for_end_of(".pending")
         assert tab.texts(".words") == ["one", "two", "three"]
+    assert mara.texts("[aria-current] .unread") == [""]  # what came meanwhile is before her eyes
 
 
 def test_gap_is_filled_in_order_when_the_database_answers_late(chromium: Browser, instance: Path) -> None:

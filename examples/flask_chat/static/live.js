@@ -39,6 +39,7 @@ const handlers = {
     present.clear();
     for (const [who, hue] of Object.entries(welcome.here)) present.set(who, hue);
     showPeople();
+    delete welcome.unread[number]; // they come now
     for (const link of rooms.querySelectorAll("a")) showUnread(link, welcome.unread[link.dataset.room] ?? 0);
     for (const [key, { text }] of pending) transmit({ say: text, key });
     if (behind !== null) catchUp();
