@@ -33,7 +33,7 @@ try:
 
     from . import browser
 except ImportError as exc:
-    raise MissingPackage(f"geventws.flask needs Flask, from 2.2 on ({exc}): pip install flask") from exc
+    raise MissingPackage(f"geventws.flask needs Flask, from 2.3 on ({exc}): pip install 'geventws[flask]'") from exc
 
 View = TypeVar("View", bound=Callable[..., Any])
 Changes = tuple[tuple[str, Any], ...]  # of options, by name

@@ -234,7 +234,7 @@ def test_options_that_a_sockets_route_has_anyway_are_refused_in_words(option: di
 def test_a_flask_that_is_too_old_is_told_with_the_first_that_will_do() -> None:
     code = "import flask.globals; del flask.globals.request_ctx; import geventws.flask"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
-    assert "MissingPackage: geventws.flask needs Flask, from 2.2 on (" in done.stderr
+    assert "MissingPackage: geventws.flask needs Flask, from 2.3 on (" in done.stderr
 
 
 def lose_one(server: Server) -> None:

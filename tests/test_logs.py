@@ -387,7 +387,7 @@ def test_missing_packaging_names_the_pip_command(without: Callable[[str], dict[s
     [
         ("gunicorn", "import geventws; geventws.Worker", "pip install 'gunicorn[gevent]'"),
         ("gunicorn", "from geventws import Worker", "pip install 'gunicorn[gevent]'"),
-        ("flask", "import geventws.flask", "pip install flask"),
+        ("flask", "import geventws.flask", "pip install 'geventws[flask]'"),
     ],
 )
 def test_missing_package_names_the_pip_command(

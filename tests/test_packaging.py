@@ -211,7 +211,7 @@ def test_import_of_the_front_door_leaves_gunicorn_and_flask_alone(full: Path) ->
     [
         ("from geventws import Worker", "pip install 'gunicorn[gevent]'"),
         ("import geventws; geventws.Worker", "pip install 'gunicorn[gevent]'"),
-        ("import geventws.flask", "pip install flask"),
+        ("import geventws.flask", "pip install 'geventws[flask]'"),
     ],
 )
 def test_a_missing_package_is_told_with_the_pip_command(bare: Path, statement: str, cure: str) -> None:
