@@ -12,20 +12,19 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from configparser import ConfigParser
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 from urllib.request import urlopen
 
 import pytest
-from websockets.exceptions import InvalidHandshake
 from websockets.sync.client import connect
 
 from geventws import Options
 from geventws.options import RequestLimits
 
-from .servers import DEADLINE, ROOT, missing, wait_for
+from .servers import DEADLINE, ROOT, wait_for
 
 pytestmark = pytest.mark.slow  # it starts servers or installs packages
 
@@ -44,14 +43,14 @@ class Block(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """What a reader does with it: paste, run, app, settings, program or proxy; else "unknown"."""
+        """What a reader does with it: paste, run, app, settings or program; else "unknown"."""
         if self.language == "bash":
             return "paste" if self.code.startswith("python3 -m venv ") else "run"
         if self.language == "python":
             if self.code.startswith("# gunicorn.conf.py\n"):
                 return "settings"
             return "app" if "\napp = Flask(__name__)\n" in self.code else "program"
-        return "proxy" if self.language == "nginx" else "unknown"
+        return "unknown"
 
 
 def blocks(text: str) -> list[Block]:
@@ -144,7 +143,7 @@ def write_app(directory: Path) -> None:
 
 def test_every_block_has_a_test() -> None:
     assert [block for block in BLOCKS if block.kind == "unknown"] == []
-    assert {block.kind for block in BLOCKS} == {"paste", "run", "app", "settings", "program", "proxy"}
+    assert {block.kind for block in BLOCKS} == {"paste", "run", "app", "settings", "program"}
 
 
 @pytest.mark.parametrize(
@@ -199,48 +198,6 @@ def test_program_echoes(block: Block, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(program)
     with running(tmp_path, [sys.executable, "program.py"], port):
         echoes(port)
-
-
-@contextmanager
-def behind_nginx(directory: Path, site: str) -> Iterator[int]:
-    """Serve the first app with gunicorn behind an nginx with this configuration; give nginx's port."""
-    nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    if nginx is None:
-        missing("nginx")
-    write_app(directory)
-    behind, port = free_port(), free_port()
-    site, listens = re.subn(r"listen 80;", f"listen 127.0.0.1:{port};", on_port(site, behind))
-    assert listens == 1 and f"127.0.0.1:{behind}" in site
-    temporary = "".join(
-        f"{name}_temp_path {directory}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (directory / "nginx.conf").write_text(
-        f"daemon off;\npid {directory}/nginx.pid;\nerror_log stderr;\nevents {{}}\n"
-        f"http {{\naccess_log off;\n{temporary}{site}\n}}\n"
-    )
-    with ExitStack() as stack:
-        stack.enter_context(running(directory, server_command("gunicorn -k geventws.Worker app:app", behind), behind))
-        command = [nginx, "-p", str(directory), "-e", "stderr", "-c", str(directory / "nginx.conf")]
-        stack.enter_context(running(directory, command, port))
-        yield port
-
-
-@each("proxy")
-def test_nginx_lets_browsers_of_the_site_in_and_no_others(block: Block, tmp_path: Path) -> None:
-    with behind_nginx(tmp_path, block.code) as port:
-        echoes(port)
-        echoes(port, origin=f"http://127.0.0.1:{port}")
-        with pytest.raises(InvalidHandshake, match="403"):
-            echoes(port, origin="http://127.0.0.1")
-
-
-@pytest.mark.parametrize("header", ["Host", "Upgrade", "Connection"])
-@each("proxy")
-def test_nginx_needs_each_line(block: Block, header: str, tmp_path: Path) -> None:
-    without, count = re.subn(rf"\n *proxy_set_header {header} .*;", "", block.code)
-    assert count == 1
-    with behind_nginx(tmp_path, without) as port, pytest.raises(InvalidHandshake):
-        echoes(port, origin=f"http://127.0.0.1:{port}")
 
 
 # The two commands that a newcomer pastes
