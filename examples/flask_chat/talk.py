@@ -20,7 +20,7 @@ pages = Blueprint("talk", __name__)
 @login_required
 def room(number: int, error: str = "", text: str = "") -> str:
     here = db.get_or_404(Room, number)
-    since = live.position(number)  # live
+    since = None if "before" in request.args else live.position(number)  # live
     messages = here.messages(before=request.args.get("before", type=int))
     mark_read(current_user.id, number)
     return render_template(

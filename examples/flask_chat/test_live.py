@@ -134,6 +134,13 @@ def test_what_the_room_has_forgotten_comes_from_the_database(app: Flask) -> None
     assert "one" not in mara.get("/rooms/1/after/1").text
 
 
+def test_page_of_earlier_messages_is_not_live_as_new_ones_would_stand_behind_a_gap(app: Flask) -> None:
+    mara = come_in(app, "Mara")
+    say(mara, "one")
+    assert "live." in mara.get("/rooms/1").text
+    assert "live." not in mara.get("/rooms/1?before=2").text
+
+
 def test_typing_is_told_to_others_and_not_kept(app: Flask) -> None:
     mara, jonas = come_in(app, "Mara"), come_in(app, "Jonas")
     with page(mara) as hers, page(jonas) as his:
