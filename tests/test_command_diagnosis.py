@@ -160,3 +160,13 @@ def test_a_certificate_that_is_refused_is_told_in_the_words_of_the_verifier(word
 def test_a_port_without_tls_is_told() -> None:
     assert "does not answer to TLS" in diagnosis.of_tls(TimeoutError(), TARGET).cause
     assert "does not speak TLS" in diagnosis.of_tls(ssl.SSLError(1, "WRONG_VERSION_NUMBER"), TARGET).cause
+
+
+@pytest.mark.parametrize("server", ["nginx", "Apache", ""])
+@pytest.mark.parametrize(
+    ("status", "origin"), [(200, None), (403, "https://app.example"), (404, None), (405, None), (500, None)]
+)
+def test_one_semicolon_parts_two_cures(status: int, origin: str | None, server: str) -> None:
+    found = diagnosis.of_answer(answer(status, Server=server), TARGET, origin, False)
+    assert "; " in found.cure
+    assert ";;" not in found.cure

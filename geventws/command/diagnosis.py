@@ -56,7 +56,7 @@ _IDLE = {
     "Heroku": "Heroku: 55 s, which only data moves",
 }
 _ASK_APP = "ask the app itself, by --via HOST:PORT: what passes there is the fault of what stands before it"
-_COMPARE = "; --via 127.0.0.1:8000, or where the app listens, tells which of the two it is"
+_COMPARE = "--via 127.0.0.1:8000, or where the app listens, tells which of the two it is"
 _HTTPS_PORT = re.compile(
     r"plain HTTP request was sent to HTTPS port|HTTP request to an HTTPS server|SSL-enabled server", re.I
 )
@@ -71,7 +71,14 @@ def proxy_of(answer: Answer) -> str:
 
 def _choose(cures: dict[str, str], proxy: str) -> str:
     """Return the cure for a proxy, those for all where it is not known."""
-    return cures.get(proxy) or "; or ".join(cures.values())
+    first, *others = [cures[proxy]] if proxy in cures else cures.values()
+    return _join(first, *(f"or {other}" for other in others))
+
+
+def _join(*parts: str) -> str:
+    """Return the parts of a cure as one. The semicolon that ends a line of nginx then parts it from the next."""
+    *others, last = parts
+    return "".join(f"{part.removesuffix(';')}; " for part in others) + last
 
 
 # Before HTTP
@@ -184,7 +191,9 @@ def of_answer(answer: Answer, target: Target, origin: str | None, reached: bool)
     if answer.status == 403 and origin is not None:
         return Diagnosis(
             f"only the handshake with Origin {origin} is refused, and not by geventws, or its words are replaced",
-            f"have the app see the Host that the browser asked for: {_choose(_HOST, proxy)}; or add it to origins",
+            _join(
+                f"have the app see the Host that the browser asked for: {_choose(_HOST, proxy)}", "or add it to origins"
+            ),
         )
     if answer.status in {403, 429}:
         return Diagnosis(
@@ -263,22 +272,22 @@ def _of_page(answer: Answer, proxy: str) -> Diagnosis:
     if "geventws.Worker" in answer.body or answer.status >= 500:
         return Diagnosis(
             "the app failed because it got no WebSocket: its server is not geventws, or a proxy removed Upgrade",
-            f"gunicorn -k geventws.Worker app:app; {_choose(_UPGRADE, proxy)}{_COMPARE}",
+            _join("gunicorn -k geventws.Worker app:app", _choose(_UPGRADE, proxy), _COMPARE),
         )
     if answer.status == 404:
         return Diagnosis(
             "there is no such page: the path is wrong, or the proxy does not pass it to the app, or not its Upgrade",
-            f"correct the path, or the proxy's rule for it; {_choose(_UPGRADE, proxy)}{_COMPARE}",
+            _join("correct the path, or the proxy's rule for it", _choose(_UPGRADE, proxy), _COMPARE),
         )
     if answer.status < 300:
         return Diagnosis(
             "it was answered with a page: the proxy sends this path elsewhere (the fallback of a single-page app?), "
             "or removed Upgrade",
-            f"give the path a rule of its own that passes it to the app; {_choose(_UPGRADE, proxy)}{_COMPARE}",
+            _join("give the path a rule of its own that passes it to the app", _choose(_UPGRADE, proxy), _COMPARE),
         )
     return Diagnosis(
         "the handshake came to the app as a plain request: a proxy removed Upgrade, or its server is not geventws",
-        f"{_choose(_UPGRADE, proxy)}; gunicorn -k geventws.Worker app:app{_COMPARE}",
+        _join(_choose(_UPGRADE, proxy), "gunicorn -k geventws.Worker app:app", _COMPARE),
     )
 
 
