@@ -351,7 +351,7 @@ def test_a_ping_is_answered_with_its_payload(clients: Clients) -> None:
 def test_the_client_closes_with_code_and_reason(clients: Clients, server: Server) -> None:
     before = len(server.log)
     assert clients.open("/echo").close(4001, "enough") == 4001
-    wait_for(lambda: "/echo close 4001 enough\n" in server.log[before:], "the close in the log")
+    wait_for(lambda: "/echo close 4001 enough (client, " in server.log[before:], "the close in the log")
 
 
 @pytest.mark.parametrize("code", [1000, 4002])
