@@ -221,9 +221,12 @@ class Collector:
             gevent.spawn(self._run)
 
     def _run(self) -> None:
-        while self._pid == os.getpid():  # no process that is forked from this one goes on with it
+        pid = self._pid
+        while True:
             due = monotonic() + INTERVAL
             gevent.sleep(INTERVAL)
+            if os.getpid() != pid:
+                return  # in a process that was forked meanwhile
             self._lags.append(max(monotonic() - due, 0.0))
             try:
                 if shares_a_directory():

@@ -194,6 +194,38 @@ def test_workers_are_one_for_a_scrape_and_none_counts_once_it_is_gone(tmp_path: 
         assert "Traceback" not in server.log
 
 
+FORKS = """
+import os
+
+import gevent
+
+
+@app.get("/fork")
+def fork():
+    pid = os.fork()
+    if not pid:
+        gevent.sleep(2 * metrics.INTERVAL)
+        print("child has run", flush=True)
+        os._exit(0)
+    return str(pid)
+"""
+
+
+@pytest.mark.slow
+def test_child_that_the_app_forks_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "measured.py").write_text(python_blocks("metrics.install") + FORKS)
+    files = tmp_path / "files"
+    files.mkdir()
+    env = {"PYTHONPATH": f"{ROOT}:{tmp_path}", "PROMETHEUS_MULTIPROC_DIR": str(files)}
+    with serve("measured:app", tmp_path, front_end="server", env=env) as server:
+        with server.connect("/echo") as ws:
+            ws.send("hello")
+            assert ws.recv(DEADLINE) == "hello"
+        _, child = get(server, "/fork")
+        server.wait_for_log("child has run")
+        assert {path.stem.rpartition("_")[2] for path in files.iterdir()} == {str(server.process.pid)} != {child}
+
+
 @pytest.mark.slow
 def test_statsd_of_gunicorn_is_told_of_a_websocket_without_its_duration(tmp_path: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
