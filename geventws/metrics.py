@@ -25,12 +25,13 @@ from .rooms import Rooms
 from .turns import pause
 
 try:
-    from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric
+    from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric, multiprocess, values
 except ImportError as exc:
     raise MissingPackage(f"geventws.metrics needs prometheus_client ({exc}): pip install 'geventws[metrics]'") from exc
 
 log = logging.getLogger("geventws")
 
+VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # the directory of prometheus_client's multiprocess mode
 INTERVAL = 1.0  # seconds between two writes to the files that processes share
 LAG_WINDOW = 60  # looks, one each INTERVAL, of which the worst lateness of the hub is shown
 AT_ONCE = 100  # WebSockets that are looked at before others have their turn
@@ -120,12 +121,20 @@ class Collector:
         if gateways:
             self._begin()
 
+    def describe(self) -> Iterator[Metric]:
+        """Give the names, by which a registry refuses a second of them."""
+        for metric in self._metrics():
+            yield from metric.describe()
+
     def collect(self) -> Iterator[Metric]:
         """Give what the registry asks for, as it is now."""
         self._store(*self._look())
-        metrics = [value for value in vars(self).values() if isinstance(value, (Counter, Gauge, Histogram))]
-        for metric in [*metrics, *self._room_totals.values(), *self._room_gauges.values()]:
+        for metric in self._metrics():
             yield from metric.collect()
+
+    def _metrics(self) -> list[Any]:
+        metrics = [value for value in vars(self).values() if isinstance(value, (Counter, Gauge, Histogram))]
+        return [*metrics, *self._room_totals.values(), *self._room_gauges.values()]
 
     def _on_message(self, route: str | None, direction: str, size: int, count: int) -> None:
         for _ in range(count):
@@ -221,7 +230,7 @@ class Collector:
             gevent.spawn(self._run)
 
     def _run(self) -> None:
-        pid = self._pid
+        pid, is_failing = self._pid, False
         while True:
             due = monotonic() + INTERVAL
             gevent.sleep(INTERVAL)
@@ -234,17 +243,33 @@ class Collector:
                 else:
                     with self._lock:
                         self._tell_pings()
-            except Exception:  # a full disk, for one; the next second may be better
-                log.exception("metrics could not be written")
+                is_failing = False
+            except Exception:  # where the directory is gone, for one; the next second may be better
+                if not is_failing:
+                    log.exception("metrics could not be written")
+                is_failing = True
 
     def _write_last(self) -> None:
         if self._pid == os.getpid() and shares_a_directory():
             self._store(*self._look())
+            multiprocess.mark_process_dead(self._pid)  # type: ignore[no-untyped-call]
+
+
+_files = CollectorRegistry()  # stands for the files of this process
 
 
 def shares_a_directory() -> bool:
     """Whether several processes are one for Prometheus: prometheus_client's multiprocess mode."""
-    return "PROMETHEUS_MULTIPROC_DIR" in os.environ
+    return VARIABLE in os.environ
+
+
+def _check_directory() -> None:
+    """Raise RuntimeError where prometheus_client would write nothing that a scrape finds."""
+    if values.ValueClass is values.MutexValue:
+        raise RuntimeError(f"{VARIABLE} was set behind the import of prometheus_client: set it before the start")
+    directory = os.environ[VARIABLE]
+    if not os.path.isdir(directory) or not os.access(directory, os.W_OK):
+        raise RuntimeError(f"{VARIABLE} must name a directory that can be written to, not {directory!r}")
 
 
 def install(
@@ -254,10 +279,14 @@ def install(
 
     message_sizes adds a histogram, which costs some microseconds a message.
     With PROMETHEUS_MULTIPROC_DIR, as workers need it, the files there are written instead. Raises ValueError for a
-    registry that has them already, RuntimeError without blinker.
+    registry that has them already, RuntimeError without blinker, and for a directory that cannot be written to.
     """
+    if shares_a_directory():
+        _check_directory()
     collector = Collector(rooms, message_sizes=message_sizes)
-    if not shares_a_directory():
-        registry.register(collector)
+    try:
+        (_files if shares_a_directory() else registry).register(collector)
+    except ValueError as exc:
+        raise ValueError(f"install the metrics once, for all apps of a process: {exc}") from None
     collector.listen()
     return collector

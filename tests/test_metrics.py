@@ -8,6 +8,8 @@ import re
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -112,13 +114,98 @@ def test_rooms_and_the_bus_are_told(collector: tuple[metrics.Collector, Value]) 
     assert {*rooms.stats()} == {*metrics._ROOM_TOTALS, *metrics._ROOM_GAUGES}
 
 
-def test_second_collector_of_a_registry_is_refused_and_counts_nothing() -> None:
-    registry = CollectorRegistry(auto_describe=True)
+@pytest.mark.parametrize("registry", [CollectorRegistry(), CollectorRegistry(auto_describe=True)])
+def test_second_collector_of_a_registry_is_refused_and_counts_nothing(registry: CollectorRegistry) -> None:
     registry.register(metrics.Collector())
     before = len(starters)
-    with pytest.raises(ValueError, match="Duplicated"):
+    with pytest.raises(ValueError, match="install the metrics once, for all apps of a process: Duplicated"):
         metrics.install(registry)
     assert len(starters) == before
+
+
+def run_python(program: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+
+
+INSTALL = "from geventws import metrics; metrics.install(); "
+
+
+def test_files_that_processes_share_are_one_registry(tmp_path: Path) -> None:
+    program = INSTALL + "import prometheus_client; metrics.install(prometheus_client.CollectorRegistry())"
+    done = run_python(program, PROMETHEUS_MULTIPROC_DIR=str(tmp_path))
+    assert "ValueError: install the metrics once" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "directory", "fault"),
+    [
+        (INSTALL, "missing", "PROMETHEUS_MULTIPROC_DIR must name a directory that can be written to, not 'missing'"),
+        (INSTALL, "", "PROMETHEUS_MULTIPROC_DIR must name a directory that can be written to, not ''"),
+        (
+            "import os, prometheus_client; os.environ['PROMETHEUS_MULTIPROC_DIR'] = '.'; " + INSTALL,
+            None,
+            "PROMETHEUS_MULTIPROC_DIR was set behind the import of prometheus_client: set it before the start",
+        ),
+    ],
+)
+def test_directory_in_which_nothing_would_be_written_is_refused(
+    program: str, directory: str | None, fault: str
+) -> None:
+    done = run_python(program, **({} if directory is None else {"PROMETHEUS_MULTIPROC_DIR": directory}))
+    assert done.returncode
+    assert done.stderr.splitlines()[-1] == f"RuntimeError: {fault}"
+
+
+def test_gauges_of_a_process_that_ends_by_itself_are_taken_away(tmp_path: Path) -> None:
+    program = INSTALL + "from geventws.gateway import Gateway; from geventws import Options; Gateway(Options())"
+    assert run_python(program, PROMETHEUS_MULTIPROC_DIR=str(tmp_path)).returncode == 0
+    kinds = {path.name.rpartition("_")[0] for path in tmp_path.iterdir()}
+    assert "counter" in kinds or "histogram" in kinds
+    assert not [kind for kind in kinds if kind.startswith("gauge_live")]
+
+
+OUTAGE = """
+import shutil
+
+import gevent
+
+from geventws import metrics
+from geventws.testing import connect
+
+
+def echo(environ, start_response):
+    for message in environ["wsgi.websocket"]:
+        environ["wsgi.websocket"].send(message)
+    return []
+
+
+metrics.INTERVAL = 0.01
+collector = metrics.install()
+shutil.rmtree(files)
+with connect(echo, "/") as ws:
+    ws.send("hello")
+    ws.receive()
+    while len(collector._lags) < 7:
+        gevent.sleep(0.01)
+    files.mkdir()
+    while not list(files.glob("counter_*")):
+        gevent.sleep(0.01)
+"""
+
+
+def test_files_that_cannot_be_written_are_told_once_until_they_can(tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    program = f"import pathlib; files = pathlib.Path({str(files)!r})\n{OUTAGE}"
+    done = run_python(program, PROMETHEUS_MULTIPROC_DIR=str(files))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("metrics could not be written") == 1, done.stderr
 
 
 def python_blocks(word: str) -> str:
