@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -206,6 +207,13 @@ def test_files_that_cannot_be_written_are_told_once_until_they_can(tmp_path: Pat
     done = run_python(program, PROMETHEUS_MULTIPROC_DIR=str(files))
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("metrics could not be written") == 1, done.stderr
+
+
+def test_child_exit_of_the_docs_does_nothing_where_workers_share_no_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    found: dict[str, Any] = {}
+    exec(python_blocks("child_exit"), found)
+    found["child_exit"](None, SimpleNamespace(pid=1))
 
 
 def python_blocks(word: str) -> str:
