@@ -6,9 +6,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -141,6 +143,66 @@ def test_process_that_does_not_answer_is_told_and_hides_no_other(tmp_path: Path,
         assert answers[0].stdout == "[]\n"
 
 
+def test_what_else_is_in_the_directory_is_left_alone(tmp_path: Path, where: Path) -> None:
+    with serve(APP, tmp_path, front_end="server", env={"GEVENTWS_LIVE": str(where)}) as server, ExitStack() as stack:
+        wait_for(lambda: sockets(where), "its socket")
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(where / "app.sock"))
+        listener.listen()  # it takes who comes, and never answers
+        for name in ("redis.sock", "0.sock"):
+            (where / name).write_text("precious")
+        answer = live(where)
+        assert (answer.returncode, answer.stderr) == (0, "")
+        assert answer.stdout == "0 WebSockets in 1 processes\n"
+        assert sockets(where) == {"app.sock", "redis.sock", "0.sock", f"{server.process.pid}.sock"}
+
+
+def test_process_that_answers_nonsense_hides_no_other(tmp_path: Path, where: Path) -> None:
+    with serve(APP, tmp_path, front_end="server", env={"GEVENTWS_LIVE": str(where)}):
+        wait_for(lambda: sockets(where), "its socket")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(where / "1.sock"))
+            listener.listen()
+
+            def answer() -> None:
+                client, _ = listener.accept()
+                with client:
+                    client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                    client.recv(4096)
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            told = live(where)
+            thread.join(PATIENCE)
+        assert (told.returncode, told.stdout) == (1, "0 WebSockets in 1 processes\n")
+        assert told.stderr.startswith("geventws: process 1 does not answer")
+
+
+def test_reader_that_leaves_is_no_mistake(where: Path) -> None:
+    command = [sys.executable, "-m", "geventws", "live"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        command,
+        env=environment({"GEVENTWS_LIVE": str(where)}),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        timeout=PATIENCE,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_reason_is_cut_to_what_a_close_may_hold(tmp_path: Path, where: Path) -> None:
+    with serve(APP, tmp_path, front_end="server", env={"GEVENTWS_LIVE": str(where)}) as server, ExitStack() as stack:
+        name, client = join(server, "ann", stack)
+        assert live(where, "--close", name, "--reason", "é" * 5000).returncode == 0
+        with pytest.raises(ConnectionClosed) as caught:
+            client.recv(DEADLINE)
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.reason == "é" * 61
+
+
 def test_watch_looks_again_until_it_is_interrupted(tmp_path: Path, where: Path) -> None:
     command = [sys.executable, "-m", "geventws", "live", "--watch", "0.05", "--json"]
     process = subprocess.Popen(
@@ -156,6 +218,9 @@ def test_watch_looks_again_until_it_is_interrupted(tmp_path: Path, where: Path) 
 def test_each_mistake_is_told_in_one_line(tmp_path: Path) -> None:
     mistakes = {
         ("--code", "1006", "--close", "1-1"): "--code must be a close code that may be sent",
+        ("--close", ""): "--close needs the ID of a WebSocket",
+        ("--watch", "0"): "--watch must be a number of seconds above 0",
+        ("--watch", "nan"): "--watch must be a number of seconds above 0",
         ("--cloze", "1-1"): "unrecognized arguments: --cloze 1-1; see python -m geventws live --help",
     }
     for arguments, complaint in mistakes.items():

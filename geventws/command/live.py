@@ -9,12 +9,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..census import VARIABLE, check_private, directory
 from ..errors import may_travel
 from ..loglines import printable
+from ..options import LONGEST_REASON
 from . import MISTAKES, complain
 
 PATIENCE = 5.0  # seconds for a process to send some of its answer; one whose hub is blocked sends none
@@ -46,6 +48,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if chosen.code is not None and not may_travel(chosen.code):
             raise ValueError(f"--code must be a close code that may be sent, such as 1001 or 4000, not {chosen.code}")
+        if chosen.close == "":
+            raise ValueError("--close needs the ID of a WebSocket")
+        if chosen.watch is not None and not chosen.watch > 0:
+            raise ValueError(f"--watch must be a number of seconds above 0, not {chosen.watch:g}")
         where = directory(os.environ)
         if where is None:
             raise ValueError(f"{VARIABLE} is off")
@@ -55,6 +61,10 @@ def main(arguments: Sequence[str]) -> int:
             return _close(where, chosen.close, chosen.code or 1000, chosen.reason)
         show = _as_json if chosen.json else _as_table
         return _list(where, show) if chosen.watch is None else _watch(where, show, chosen.watch)
+    except BrokenPipeError:  # who reads has seen enough, as head has
+        with suppress(BrokenPipeError):
+            sys.stdout.close()  # or Python would try to write the rest at its exit, and complain
+        return 0
     except MISTAKES as exc:
         complain(exc)
         return 2
@@ -80,10 +90,15 @@ def _parser() -> argparse.ArgumentParser:
 # Asking the processes
 
 
+def _sockets(where: Path) -> list[Path]:
+    """Return the sockets of processes, which their ids name. Whatever else is in the directory is none of ours."""
+    return sorted(path for path in where.glob("*.sock") if path.stem.isdigit() and path.is_socket())
+
+
 def _ask(path: Path, question: Seen) -> list[Seen] | None:
     """Return the lines of a process's answer, or None of one that is gone, whose socket is removed.
 
-    Raises OSError where it does not answer.
+    Raises OSError where it does not answer, ValueError where what it says is no answer.
     """
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(PATIENCE)
@@ -103,10 +118,10 @@ def _ask(path: Path, question: Seen) -> list[Seen] | None:
 def _list(where: Path, show: Callable[[list[Seen], int], str]) -> int:
     seen: list[Seen] = []
     processes = silent = 0
-    for path in sorted(where.glob("*.sock")):
+    for path in _sockets(where):
         try:
             lines = _ask(path, {})
-        except OSError as exc:
+        except (OSError, ValueError) as exc:
             silent += 1
             _complain_of(path, exc)
             continue
@@ -117,7 +132,7 @@ def _list(where: Path, show: Callable[[list[Seen], int], str]) -> int:
     return 1 if silent else 0
 
 
-def _complain_of(path: Path, exc: OSError) -> None:
+def _complain_of(path: Path, exc: Exception) -> None:
     print(f"geventws: process {path.stem} does not answer, its hub may be blocked: {exc}", file=sys.stderr)
 
 
@@ -128,17 +143,17 @@ def _watch(where: Path, show: Callable[[list[Seen], int], str], pause: float) ->
                 print(CLEAR, end="")
             _list(where, show)
             time.sleep(pause)
-    except (BrokenPipeError, KeyboardInterrupt):
+    except KeyboardInterrupt:
         return 0
 
 
 def _close(where: Path, name: str, code: int, reason: str) -> int:
     path = where / f"{name.partition('-')[0]}.sock"
     lines = None
-    if path in where.glob("*.sock"):  # and no path of another directory
+    if path in _sockets(where):  # and no path of another directory
         try:
-            lines = _ask(path, {"close": name, "code": code, "reason": reason})
-        except OSError as exc:
+            lines = _ask(path, {"close": name, "code": code, "reason": reason[:LONGEST_REASON]})
+        except (OSError, ValueError) as exc:
             _complain_of(path, exc)
             return 1
     if lines and lines[-1]["done"]:
