@@ -30,11 +30,14 @@ NETWORK = (
 class Addresses:
     """Counts what holds a place for each address. Nothing is kept of an address that holds none."""
 
-    def __init__(self, most: int, proxies: Iterable[str] = ()) -> None:
-        """Allow so many places for each address. proxies are addresses, networks or "*", whose word is taken."""
+    def __init__(self, most: int, proxies: Iterable[str] = (), counts: dict[str, int] | None = None) -> None:
+        """Allow so many places for each address. proxies are addresses, networks or "*", whose word is taken.
+
+        counts has the places that are taken, where others count in it too.
+        """
         self._most = most
         self._proxies = tuple(map(str, proxies))
-        self._counts: dict[str, int] = {}
+        self._counts = {} if counts is None else counts
         self._places: dict[Hashable, str] = {}
         self._told_at = -math.inf  # by time.monotonic()
         self._untold = 0

@@ -108,13 +108,17 @@ class Gateway:
         options: Options,
         live: dict[WebSocket, gevent.Greenlet] | None = None,
         proxies: Iterable[str] = (),
+        counts: dict[str, int] | None = None,
     ) -> None:
-        """Take the options of all, what other gateways count as live with these, and the proxies to be trusted."""
+        """Take the options of all, and the proxies to be trusted.
+
+        Where other gateways count with this one: what is live, and the places taken of each address.
+        """
         self.options = options
         self.live = {} if live is None else live  # with the greenlets of the views
         self.max_connections = options.max_connections or _descriptor_limit()
         most = options.max_connections_per_address
-        self.addresses = None if most is None else Addresses(most, proxies)
+        self.addresses = None if most is None else Addresses(most, proxies, counts)
         self._closing = False
         self._was_hijacked = False  # a socket of it was
         self._idle = Event()

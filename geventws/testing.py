@@ -54,6 +54,7 @@ _FRAMEWORK = {"flask.testing", "werkzeug.test"}  # modules of the test clients t
 _OURS = "geventws.testing"  # marks the request, in an environ, that a client makes for connect()
 _of_http = re.compile(r"wsgi\.(?!url_scheme)|werkzeug\.|CONTENT_|REQUEST_METHOD|SERVER_PROTOCOL")  # not of a handshake
 _live: dict[WebSocket, gevent.Greenlet] = {}  # of all clients, as one server process counts them
+_counts: dict[str, int] = {}  # the same, by their addresses
 
 
 class Refused(WebSocketError):
@@ -321,7 +322,7 @@ class Client:
 
         try:
             with self._watch(), _flask_errors(self._note):
-                gateway = Gateway(options, _live)
+                gateway = Gateway(options, _live, counts=_counts)
                 expect_disconnects(app)
                 body = gateway.run(run, self._environ, Upgrade(self._server, start_response))
                 try:

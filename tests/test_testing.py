@@ -421,6 +421,21 @@ def test_all_clients_of_the_process_count() -> None:
         pass
 
 
+def test_clients_of_one_address_share_its_places() -> None:
+    limit = {"max_connections_per_address": 1}
+    with connect(wsgi(echo), "/", options=limit) as first:
+        with pytest.raises(Refused) as caught:
+            connect(wsgi(echo), "/", options=limit)
+        assert (caught.value.status, caught.value.headers["Geventws-Refused"]) == (429, "address")
+        with connect(wsgi(echo), "/", options=limit, environ={"REMOTE_ADDR": "192.0.2.1"}) as other:
+            for ws in (first, other):
+                ws.send("hello")
+                assert ws.receive() == "hello"
+    with connect(wsgi(echo), "/", options=limit) as next_one:
+        next_one.send("hello")
+        assert next_one.receive() == "hello"
+
+
 def test_a_silent_view_on_a_sockets_route_is_accepted_for_it() -> None:
     go = gevent.event.Event()
 
