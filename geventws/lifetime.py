@@ -13,6 +13,7 @@ from time import monotonic, time
 from .deadlines import Deadline
 from .options import Options
 
+LOOK = 60.0  # seconds between two looks at the clock on the wall, which may be set, or go on while the machine sleeps
 JITTER = 0.2  # of max_lifetime, by which some end earlier: those that came in one wave are not to leave in one
 
 
@@ -44,14 +45,15 @@ class Lifetime:
         self._deadline.cancel()
 
     def _set_deadline(self) -> None:
-        self._deadline.set(min(self._ends_at, monotonic() + self._expires_at - time()))
+        left = self._expires_at - time()
+        self._deadline.set(min(self._ends_at, monotonic() + (min(left, LOOK) if left < math.inf else left)))
 
     def _on_deadline(self) -> None:
         if time() >= self._expires_at:
             self._close(self._options.expiry_code, "expired")
         elif monotonic() >= self._ends_at:
             self._close(self._options.shutdown_code, "max_lifetime is over")
-        else:  # the clock on the wall was set back
+        else:
             self._set_deadline()
 
 
@@ -61,6 +63,10 @@ def moment(expires_at: float | None) -> float:
         return math.inf
     if isinstance(expires_at, bool) or not isinstance(expires_at, (int, float)):
         raise TypeError(f"expires_at must be seconds since the epoch or None, not {expires_at!r}")
-    if math.isnan(expires_at):
+    try:
+        when = float(expires_at)
+    except OverflowError:  # an int beyond all floats
+        return math.inf if expires_at > 0 else -math.inf
+    if math.isnan(when):
         raise ValueError("expires_at must be seconds since the epoch or None, not nan")
-    return expires_at
+    return when

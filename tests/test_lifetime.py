@@ -58,6 +58,20 @@ def test_moment_that_has_passed_is_now(opened: Opener) -> None:
     assert peer.receive() == Close(4401, "expired")
 
 
+@pytest.mark.parametrize("end", [10**400, 1e300, 1e18, math.inf, None], ids=["10**400", "1e300", "1e18", "inf", "None"])
+def test_moment_that_is_far_away_is_never(opened: Opener, end: Any) -> None:
+    ws, _ = accepted(opened, expires_at=end)
+    ws.extend(end)
+    settle()
+    assert ws.close_code is None
+
+
+@pytest.mark.parametrize("end", [-(10**400), -math.inf, -1, 0], ids=["-10**400", "-inf", "-1", "0"])
+def test_moment_before_all_others_is_now(opened: Opener, end: Any) -> None:
+    _, peer = accepted(opened, expires_at=end)
+    assert peer.receive() == Close(4401, "expired")
+
+
 def test_extend_moves_the_moment_both_ways_and_from_any_thread(opened: Opener) -> None:
     ws, peer = accepted(opened, expires_at=time() + 0.05)
     ws.extend(time() + 3600)
@@ -123,6 +137,15 @@ def test_clock_that_is_set_back_ends_nothing_early(opened: Opener, clock: Clock)
     assert ws.close_code is None
     clock.ahead = 0
     ws.extend(time())
+    assert peer.receive() == Close(4401, "expired")
+
+
+def test_clock_that_is_set_forward_is_seen_within_a_look(
+    opened: Opener, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifetime, "LOOK", 0.05)
+    _, peer = accepted(opened, expires_at=time() + 3600)
+    clock.ahead = 3601
     assert peer.receive() == Close(4401, "expired")
 
 
