@@ -130,6 +130,7 @@ def is_among(address: str, networks: tuple[str, ...]) -> bool:
         return True
     try:
         parsed = ipaddress.ip_address(address)
+        parsed = getattr(parsed, "ipv4_mapped", None) or parsed  # a socket of IPv6 sees a client of IPv4 like that
         return any(parsed in ipaddress.ip_network(network, strict=False) for network in networks)
     except ValueError:  # one of them is a name
         return False
