@@ -81,6 +81,7 @@ class RatedSession(Session):
             assert self._owner is not None
             self.log(logging.WARNING, line, printable(self._owner.path), self._rate)
             self.close(CloseCode.POLICY_VIOLATION, f"more than {self._rate} messages a second", "message_rate")
+            self.transport.finish()  # its answer stands behind a flood, which nobody is to parse
             return
         pause = max(PAUSE, 1 / self._rate) - self._tokens / self._rate
         self._held_seconds += pause

@@ -113,6 +113,7 @@ def test_peer_that_goes_on_is_closed_with_a_reason_that_names_the_rate(
         event = peer.receive()
         assert event is not None
     assert event == Close(1008, "more than 20 messages a second")
+    assert peer.receive() is None, "what it still sends is not parsed, and so its answer is not awaited"
     sending.kill()
     peer.sock.close()
     viewing.get(timeout=WITHIN)
