@@ -376,6 +376,7 @@ def test_alerts_ask_for_metrics_that_there_are() -> None:
     rules = [rule for group in yaml.safe_load((DOCS / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
     assert {name for rule in rules for name in words(rule["expr"])} <= names()
     assert all({"alert", "expr", "for", "labels", "annotations"} <= rule.keys() for rule in rules)
+    assert not [rule["expr"] for rule in rules if "sum(" in rule["expr"]], "others would hide one that is full or loses"
 
 
 def test_docs_name_each_metric() -> None:
