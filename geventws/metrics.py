@@ -90,6 +90,8 @@ class Collector:
         self._connections = gauge("connections", "WebSockets that are open", "route")
         self._opened = counter("connections_opened", "Handshakes that were completed", "route")
         self._refused = counter("handshakes_refused", "Handshakes answered in HTTP", "status", "cause")
+        # 0 already: Prometheus sees no increase in a series that begins with 1, and so alerts of none.
+        self._refused.labels("403", "origin")
         self._closed = counter("connections_closed", "WebSockets that ended", "route", "code", "cause")
         self._durations = histogram("connection_duration_seconds", "How long they were open", _DURATIONS, "route")
         self._messages = counter("messages", "Messages of WebSockets", "route", "direction")
@@ -143,8 +145,11 @@ class Collector:
     # Once for each connection, by signals
 
     def _on_opened(self, ws: object, route: str | None, **unused: object) -> None:
-        self._routes.add(route or "other")
-        self._opened.labels(route or "other").inc()
+        route = route or "other"
+        if route not in self._routes:
+            self._routes.add(route)
+            self._closed.labels(route, "1011", "view_failed")  # 0, as below
+        self._opened.labels(route).inc()
 
     def _on_closed(self, ws: object, **fields: Any) -> None:
         route, code, cause = fields["route"] or "other", fields["code"], fields["cause"]
