@@ -232,7 +232,9 @@ class Gateway:
                 getattr(body, "close", _discard)()
                 raise answer.refusal
             if answer.status:
-                _tell_answer(answer.status, environ)
+                # A framework may answer what accept() raised.
+                is_full = ws.refusal is not None and ws.refusal.rule == "address"
+                _tell_answer(answer.status, environ, "address" if is_full else "view")
                 return body
             self._was_hijacked = True
             upgrade.on_hijack()
@@ -419,10 +421,10 @@ def log_refusal(error: HandshakeError, environ: dict[str, Any]) -> None:
     signals.tell(signals.refused, environ, **told)
 
 
-def _tell_answer(status: str, environ: dict[str, Any]) -> None:
-    """Tell those who listen that the app has answered a handshake in HTTP, of its own."""
+def _tell_answer(status: str, environ: dict[str, Any], rule: str = "view") -> None:
+    """Tell those who listen that the app has answered a handshake in HTTP, by this rule."""
     if signals.refused.receivers and _IS_TOLD not in environ:
-        signals.tell(signals.refused, environ, **_told(environ, int(status[:3]), "view", status))
+        signals.tell(signals.refused, environ, **_told(environ, int(status[:3]), rule, status))
 
 
 def _told(environ: dict[str, Any], status: int, rule: str, reason: str) -> dict[str, Any]:

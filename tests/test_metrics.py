@@ -95,6 +95,17 @@ def test_refusals_are_counted_by_status_and_cause(collector: tuple[metrics.Colle
         assert value("handshakes_refused_total", status=status, cause=cause) == 1
 
 
+def test_refusal_by_address_is_told_apart_from_an_answer_of_the_view(
+    collector: tuple[metrics.Collector, Value],
+) -> None:
+    _, value = collector
+    options = {"max_connections_per_address": 1}
+    with connect(flask_app(), "/echo/ann", options=options), pytest.raises(Refused):
+        connect(flask_app(), "/echo/bob", options=options)
+    assert value("handshakes_refused_total", status="429", cause="address") == 1
+    assert value("handshakes_refused_total", status="429", cause="view") is None
+
+
 def test_pings_and_the_hub_are_measured(collector: tuple[metrics.Collector, Value]) -> None:
     _, value = collector
     with connect(flask_app(), "/echo/ann", options={"ping_interval": 0.02}):
