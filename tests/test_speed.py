@@ -1,6 +1,7 @@
 """Speed may not be lost unseen: the processor time of an echo beside that of raw gevent, and of a broadcast beside C.
 
-Both are measured in the same run. Not wall time: what else the machine does makes that longer.
+Nor memory: that of an idle WebSocket of one front end beside the other's. Both of a pair are measured in the same run.
+Not wall time: what else the machine does makes that longer.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from statistics import median
 
 import pytest
 
-from benchmarks import broadcast
-from benchmarks.crowd import OURS
+from benchmarks import broadcast, memory
+from benchmarks.crowd import OURS, VARIANTS, compile_crowd
 from benchmarks.environment import compile_programs
 from benchmarks.load import Sample, Scenario, measure
 from benchmarks.servers import SERVERS, Running, Server, running
 
 from .servers import missing
+from .test_capacity import descriptor_limit
 
 pytestmark = pytest.mark.slow  # it starts servers or installs packages
 
@@ -86,3 +88,13 @@ def test_a_broadcast_takes_little_more_processor_time_than_a_send_loop_in_c(tmp_
     for pace, bound in (("single", 2.2), ("busy", 1.5)):
         ratios = [ours[pace]["member_us"] / limit[pace]["member_us"] for ours, limit in rounds]
         assert median(ratios) < bound, f"{pace}: {ratios}"
+
+
+def test_an_idle_websocket_of_pywsgi_takes_little_more_memory_than_one_of_gunicorn(tmp_path: Path) -> None:
+    if not shutil.which("cc"):
+        missing("a C compiler, for the crowd")
+    compile_crowd(tmp_path)
+    alone = next(server for server in VARIANTS if server.name == "geventws-alone")
+    with descriptor_limit(4096):
+        kib = [memory.share(server, Path(sys.executable), tmp_path, 2000) for server in (alone, OURS)]
+    assert kib[0] - kib[1] < 7.5, f"one more page of 4 KiB for Python's frames: {kib}"
