@@ -143,6 +143,7 @@ LAST_PURE = 4
 GREENLETS_AND_CLOCKS = {"gevent", "socket", "select", "selectors", "ssl", "threading", "time", "asyncio"}
 
 THIRD_PARTIES = {
+    "permessage_deflate": {"zlib_ng"},
     "worker": {"gunicorn"},
     "browser": {"flask"},
     "metrics": {"prometheus_client"},
