@@ -178,13 +178,9 @@ def about(results: Results, environment: Environment) -> Iterator[str]:
 
 
 def our_version(python: Path) -> str:
-    """Tell what the servers run: this checkout, with its C function or without."""
-    ask = (
-        "import geventws, geventws.frames as frames; print(geventws.__version__, frames.mask is frames.mask_in_python)"
-    )
-    answer = subprocess.run([python, "-c", ask], check=True, cwd=RESULTS.parents[1], capture_output=True, text=True)
-    version, pure = answer.stdout.split()
-    return f"{OURS} {version} {'in pure Python' if pure == 'True' else 'with its C function'}"
+    """Tell what the servers run: this checkout, and what of it is in C."""
+    ask = [str(python), "-m", "geventws", "--version"]
+    return subprocess.run(ask, check=True, cwd=RESULTS.parents[1], capture_output=True, text=True).stdout.strip()
 
 
 def summary(results: Results) -> Iterator[str]:

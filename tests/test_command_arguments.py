@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -121,9 +122,14 @@ def test_help_shows_unit_and_default_of_every_option(tmp_path: Path) -> None:
         assert default in (None, "") or f"(default: {default})" in line[1]
 
 
-def test_version(tmp_path: Path) -> None:
-    answer = run(tmp_path, "--version")
-    assert (answer.returncode, answer.stdout) == (0, f"geventws {geventws.__version__}\n")
+def test_version_tells_what_runs_in_c(tmp_path: Path) -> None:
+    parts = {"geventws._mask": "_mask", "geventws._inflate": "_inflate", "zlib_ng": r"zlib-ng \d\S+"}
+    found = [part for module, part in parts.items() if find_spec(module)]
+    in_c = f"with {', '.join(found)}" if found else "in pure Python"
+    for pure, expected in (("", in_c), ("1", "in pure Python")):
+        answer = run(tmp_path, "--version", GEVENTWS_PURE=pure)
+        assert answer.returncode == 0
+        assert re.fullmatch(rf"geventws {re.escape(geventws.__version__)} {expected}\n", answer.stdout)
 
 
 # Mistakes

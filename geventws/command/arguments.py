@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from .. import __version__
+from .. import __version__, frames, permessage_deflate
 from ..options import Options, RequestLimits, parse
 from .listen import ADDRESS, is_local
 
@@ -42,6 +42,15 @@ The word serve may be left out.
   python -m geventws check wss://app.example/echo
       what is wrong on the way to a server; see check --help
 """
+
+
+def version() -> str:
+    """Return our version, and what does a part of the work in C."""
+    zlib_ng = permessage_deflate.zlib_ng
+    in_c = ["_mask"] if frames.mask is not frames.mask_in_python else []
+    in_c += ["_inflate"] if permessage_deflate.inflate_frame else []
+    in_c += [f"zlib-ng {zlib_ng.ZLIBNG_RUNTIME_VERSION}"] if zlib_ng else []
+    return f"geventws {__version__} {'with ' + ', '.join(in_c) if in_c else 'in pure Python'}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -119,7 +128,7 @@ def _parser(is_flask: bool) -> argparse.ArgumentParser:
         help="least severity to log to stderr; debug shows each frame (default: %(default)s)",
     )
     parser.add_argument("--no-access-log", action="store_true", help="write no line for each request to stdout")
-    parser.add_argument("--version", action="version", version=f"geventws {__version__}")
+    parser.add_argument("--version", action="version", version=version())
     groups = {
         Options: parser.add_argument_group(
             "options of WebSockets",
