@@ -23,7 +23,7 @@ from . import plots
 from .environment import Environment, compile_programs, prepare
 from .load import Sample, Scenario, WrongEcho, measure
 from .report import table
-from .servers import DEFLATE_LEVELS, SERVERS, Running, Server, ServerFailed, running
+from .servers import SERVERS, VARIANTS, Running, Server, ServerFailed, running
 
 RESULTS = Path(__file__).with_suffix(".md")
 README = RESULTS.with_name("README.md")
@@ -79,7 +79,7 @@ def main() -> int:
     options = parse_arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # a server that runs is ended on the way out
     scenarios = [scenario for scenario in SCENARIOS if not options.scenarios or scenario.name in options.scenarios]
-    servers = [server for server in (*SERVERS, *DEFLATE_LEVELS) if not options.only or server.name in options.only]
+    servers = [server for server in (*SERVERS, *VARIANTS) if not options.only or server.name in options.only]
     environment = prepare(options.upgrade)
     results = Results()
     if options.json and options.json.exists():
@@ -90,7 +90,7 @@ def main() -> int:
         for run in range(options.runs):
             for server in servers:
                 print(f"run {run + 1} of {options.runs}: {server.name}", file=sys.stderr)
-                wanted = [each for each in scenarios if each.kind == "json" or server not in DEFLATE_LEVELS]
+                wanted = [each for each in scenarios if not server.scenarios or each.name in server.scenarios]
                 take(results, server, wanted, environment.python, build, options.seconds)
                 if options.json:
                     results.save(options.json, environment)
@@ -106,7 +106,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.echo", description=__doc__)
-    names = [server.name for server in (*SERVERS, *DEFLATE_LEVELS)]
+    names = [server.name for server in (*SERVERS, *VARIANTS)]
     scenarios = [scenario.name for scenario in SCENARIOS]
     parser.add_argument("--seconds", type=float, default=1.5, help=f"of each measurement, at most {LONGEST:g}")
     parser.add_argument("--runs", type=int, default=5, help="of each server; 0 shows what the file of --json holds")
@@ -187,7 +187,7 @@ def summary(results: Results) -> Iterator[str]:
     """Yield the lines of a Markdown table: every server in every scenario."""
     yield f"\nMessages a second, and how many times as many as {OURS}:\n"
     rows = []
-    for server in (*SERVERS, *DEFLATE_LEVELS):
+    for server in (*SERVERS, *VARIANTS):
         rates = [(results.rate(server.name, scenario), results.rate(OURS, scenario)) for scenario in SCENARIOS]
         if any(rate for rate, _ in rates):
             cells = [f"{rate:,.0f}" + (f" ({rate / ours:.2f})" if ours else "") if rate else "" for rate, ours in rates]
@@ -205,7 +205,7 @@ def section(results: Results, scenario: Scenario, picture: str = "") -> Iterator
     if scenario.kind == "json":
         heads += ["bytes on the wire", f"{OURS} as small, ratio"]
     yield ""
-    rows = [row(results, scenario, server) for server in (*SERVERS, *DEFLATE_LEVELS)]
+    rows = [row(results, scenario, server) for server in (*SERVERS, *VARIANTS)]
     yield from table(heads, [[*cells, *[""] * (len(heads) - len(cells))] for cells in rows if cells])
     for (server, name), why in results.failures.items():
         if name == scenario.name:
@@ -262,14 +262,14 @@ def ours_as_small(results: Results, scenario: Scenario, server: Server) -> float
     if not compresses(results, scenario, server) or server.name.startswith(OURS):
         return 0.0
     most = AS_SMALL * results.median("wire", server.name, scenario)
-    names = [OURS, *(server.name for server in DEFLATE_LEVELS)]
+    names = [OURS, *(server.name for server in VARIANTS)]
     fit = [name for name in names if 0 < results.median("wire", name, scenario) <= most]
     return max((results.rate(name, scenario) for name in fit), default=0.0)
 
 
 def chart(results: Results, scenario: Scenario) -> plots.Chart:
     bars = []
-    for server in (*SERVERS, *DEFLATE_LEVELS):
+    for server in (*SERVERS, *VARIANTS):
         each = [sample["rate"] for sample in results.runs(server.name, scenario)]
         if each:
             kind = "limit" if server.raw else "ours" if server.name.startswith(OURS) else "peer"

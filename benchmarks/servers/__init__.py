@@ -25,6 +25,7 @@ class Server:
     command: str
     raw: bool = False  # echoes bytes and speaks no WebSocket
     socketio: bool = False  # speaks Socket.IO over its WebSocket
+    scenarios: tuple[str, ...] = ()  # in which alone it is measured
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,14 @@ SERVERS = (
     Server("tornado", "asyncio", PYTHON + "tornado {port}"),
     Server("ws", "Node, bufferutil", "node benchmarks/servers/ws.js {port}"),
 )
-# As small on the wire as those peers that compress harder than geventws does by itself, and as those that do so less.
-DEFLATE_LEVELS = tuple(
-    Server(f"geventws-{level}", f"deflate_level {level}", f"env GEVENTWS_DEFLATE_LEVEL={level} {GEVENTWS}")
-    for level in (1, 5)
+RECEIVE = GEVENTWS.replace("flask_sockets", "flask_environ")
+WITHOUT_ZLIB_NG = GEVENTWS.replace("-m gunicorn", "-m benchmarks.servers.without zlib_ng gunicorn")
+VARIANTS = (
+    Server("geventws-receive", "ws.receive()", RECEIVE, scenarios=("small", "pipelined")),
+    # As small on the wire as those peers that compress harder than geventws does by itself, and as those that do less.
+    Server("geventws-1", "deflate_level 1", f"env GEVENTWS_DEFLATE_LEVEL=1 {GEVENTWS}", scenarios=("compressed",)),
+    Server("geventws-5", "deflate_level 5", f"env GEVENTWS_DEFLATE_LEVEL=5 {GEVENTWS}", scenarios=("compressed",)),
+    Server("geventws-zlib", "without zlib-ng", WITHOUT_ZLIB_NG, scenarios=("compressed",)),
 )
 
 

@@ -1,4 +1,4 @@
-"""A Flask view that echoes over environ["wsgi.websocket"], for gevent-websocket and gevent-ws."""
+"""A Flask view that echoes over environ["wsgi.websocket"], for gevent-websocket, gevent-ws and geventws-receive."""
 
 from flask import Flask, request
 
