@@ -13,6 +13,7 @@ HERE = Path(__file__).resolve().parent
 BENCHMARKS: dict[str, tuple[str, ...]] = {
     "echo": ("--seconds", "0.2"),
     "deflate": (),
+    "libraries": (),
     "memory": ("--connections", "500"),
     "connections": (),
     "growth": ("--connections", "500"),

@@ -28,7 +28,7 @@ from websockets.frames import Frame, Opcode
 
 from geventws.frames import encode_header
 from geventws.options import Options
-from geventws.permessage_deflate import NAME, Deflate, negotiate
+from geventws.permessage_deflate import NAME, Deflate, negotiate, zlib_ng
 
 from .echo import machine
 
@@ -329,7 +329,8 @@ def report(results: Results, runs: int, held: Sequence[tuple[float, float]]) -> 
     """Yield lines of Markdown."""
     yield "# What the deflate options save and cost\n"
     yield "Written by `python -m benchmarks.deflate --write`; the README beside it tells how it measures.\n"
-    yield f"{machine()}, zlib {zlib.ZLIB_RUNTIME_VERSION}, websockets {version('websockets')}."
+    swift = f", zlib-ng {zlib_ng.ZLIBNG_RUNTIME_VERSION}" if zlib_ng else ""
+    yield f"{machine()}, zlib {zlib.ZLIB_RUNTIME_VERSION}{swift}, websockets {version('websockets')}."
     yield f"{runs} runs; a time is the median, with the lowest and the highest. 15/8 is window bits 15, memory level 8."
     rows: list[Sequence[str]]
 
