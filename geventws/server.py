@@ -12,8 +12,9 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from copy import copy
 from dataclasses import fields, replace
 from email.message import Message
 from http import HTTPStatus
@@ -27,7 +28,7 @@ from gevent import pywsgi
 
 from . import handshake
 from .frameworks import expect_disconnects
-from .gateway import Application, Gateway, StartResponse, TakenSocket, tell_lost_upgrade
+from .gateway import Application, Gateway, StartResponse, TakenSocket, Upgrade, tell_lost_upgrade
 from .listener import REQUEST_TIMEOUT, Listener, end_wait
 from .loglines import printable
 from .monitor import watch
@@ -61,6 +62,7 @@ _ARGUMENTS = {
 _NOTHING = io.BytesIO()
 _NO_INPUT = pywsgi.Input(_NOTHING, 0)
 _NO_HEADERS = Message()
+_SWITCHED = "101 Switching Protocols"
 
 _gateways: WeakKeyDictionary[Any, Gateway] = WeakKeyDictionary()
 _all_limits: WeakKeyDictionary[Any, RequestLimits] = WeakKeyDictionary()
@@ -84,14 +86,14 @@ def _limits(server: Any) -> RequestLimits:
 
 
 def _may_move(handler: WebSocketHandler) -> bool:
-    """Whether a connection may go on in another greenlet: there is room for one, and no TLS wrapper closes it.
+    """Whether a connection may go on in another greenlet: no TLS wrapper closes it.
 
     Not where a subclass may take the end of an overridden method for that of the request.
     """
     server = handler.server
-    if type(handler) is not WebSocketHandler or type(server) is not WebSocketServer:
+    if type(handler) is not WebSocketHandler or type(server) not in (WebSocketServer, pywsgi.WSGIServer):
         return False
-    if not server.started or server._spawn is None or server.full():  # close() forgets the pool in which to spawn
+    if not server.started or server._spawn is None:  # close() forgets the pool in which to spawn
         return False
     return type(handler.socket) is gevent.socket.socket
 
@@ -131,7 +133,6 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
     path: Any
     socket: Any
     _fault: Exception | None = None  # of the request line
-    _is_moved = False  # into a greenlet of its own, which serves its last request
 
     def __init_subclass__(cls) -> None:
         for name in _NEVER_CALLED & vars(cls).keys():
@@ -161,8 +162,6 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
 
     def handle_one_request(self) -> Any:
         """Serve the connection's next request, whose head must be there within REQUEST_TIMEOUT."""
-        if self._is_moved:
-            return self.handle_one_response()
         self._patience = gevent.Timeout.start_new(REQUEST_TIMEOUT, TimeoutError("no whole request head in time"))
         try:
             result = super().handle_one_request()
@@ -224,18 +223,12 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
 
     def handle_one_response(self) -> None:
         """Run the app; for a WebSocket in a greenlet of its own, which holds nothing of how the request was read."""
-        if self._is_moved or not handshake.wants_websocket(self.environ) or not _may_move(self):
+        if not handshake.wants_websocket(self.environ) or not _may_move(self):
             super().handle_one_response()
             return
-        self._is_moved = self.close_connection = True
-        sock, self.socket = self.socket, None  # or handle() closes it
-        self.server.keep_open(sock)
-        self.server._spawn(self._handle_moved, sock, self.rfile, self.wsgi_input)
-
-    def _handle_moved(self, sock: Any, rfile: Any, wsgi_input: Any) -> None:
-        self.socket, self.rfile, self.wsgi_input = sock, rfile, wsgi_input
-        del sock, rfile, wsgi_input  # this frame lives as long as the WebSocket
-        self.handle()
+        self.close_connection = True
+        _follow(self.server._spawn, _MovedUpgrade(copy(self)).serve)
+        self.socket = None  # or handle() closes it
 
     def run_application(self) -> None:
         """Run the app, through the gateway if the request asks for a WebSocket."""
@@ -250,15 +243,10 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
                     self.close_connection = True
             return
         self.close_connection = True
-        # pywsgi reads the rest of a request's body in the end; here that would be frames, or never come.
-        self.wsgi_input.content_length = 0
-        self.wsgi_input.chunked_input = False
-        self.wsgi_input.socket = None
-        self.environ["wsgi.input"] = _Input(self.rfile)
-        app = self.application
+        app, upgrade = self.application, _Upgrade(self)
 
         def run(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-            return _gateway(self.server).run(app, environ, self)
+            return _gateway(self.server).run(app, environ, upgrade)
 
         self.application = run
         try:
@@ -266,58 +254,17 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         finally:
             self.application = app  # run() holds us: only the garbage collector would free both
 
-    # What the gateway asks of a front end
-
-    @property
-    def sock(self) -> Any:
-        return self.socket
-
-    def take_leftover(self) -> bytes:
-        """Return what the buffered reader read beyond the request, without waiting."""
-        self.socket.settimeout(0.0)
-        try:
-            data = self.rfile.peek()
-        except OSError:  # nothing there yet; or a lost peer, which the transport will find too
-            return b""
-        leftover: bytes = self.rfile.read(len(data))
-        return leftover
-
-    def on_accept(self, size: int) -> None:
-        # A length keeps an error answer of pywsgi out of the WebSocket's stream.
-        self._leave_http("101 Switching Protocols", size)
-        # The reader holds 8 KiB, and a reference that would keep the socket from closing.
-        self.rfile.close()
-        self.rfile, self.wsgi_input = _NOTHING, _NO_INPUT
-        if type(self) is WebSocketHandler:  # the access line of a subclass may have some of them
-            self.headers = _NO_HEADERS
-        body, self.environ["wsgi.input"] = self.environ["wsgi.input"], io.BytesIO()
-        if isinstance(body, _Input):
-            body.take_back()
-
-    @property
-    def is_hijacked(self) -> bool:
-        return isinstance(self.environ["wsgi.input"], _Input) and self.environ["wsgi.input"].is_hijacked
-
-    def on_hijack(self) -> None:
-        self._leave_http("101 Switching Protocols", 1)
-        # simple-websocket reads on a duplicate, which would keep the connection open for as long as the peer likes.
-        with suppress(OSError):
-            self.socket._sock.shutdown(socket.SHUT_RDWR)
-
-    def on_end(self, size: int) -> None:
-        self.response_length = size
-
-    # The rest is pywsgi's
-
-    def _leave_http(self, status: str, size: int) -> None:
-        """Have pywsgi write nothing more, and log this status and size at the end."""
-        self.status = status.encode()
-        self._orig_status = status
+    def leave_http(self, size: int) -> None:
+        """Have pywsgi write nothing more, and log a 101 of this size at the end."""
+        self._orig_status = _SWITCHED
+        self.status = _SWITCHED.encode()
         self.code = 101
         self.response_headers: list[tuple[bytes, bytes]] = []
         self.headers_sent = self.connection_upgraded = True
         self.response_use_chunked = False
-        self.response_length = size
+        self.response_length = size  # keeps an error answer of pywsgi out of the WebSocket's stream
+
+    # The rest is pywsgi's
 
     def MessageClass(self, fp: Any, *args: Any) -> Any:
         """Parse the request's headers, refusing what two parsers could understand in two ways.
@@ -366,20 +313,162 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         """Whether the app gets the connection as a body. It never does, because it would read the next request."""
         return False
 
-    def _quoted_request(self) -> str:
-        """Return the request line fit to stand between quotes: a quote in it would end the field of the log."""
-        return printable(self.requestline or "").replace('"', '\\"')
-
     def format_request(self) -> str:
         """Return the access log line: Common Log Format, then the duration in seconds."""
-        address = self.client_address
-        started = time.strftime("%d/%b/%Y:%H:%M:%S %z", time.localtime(self.time_start))
-        status = (self._orig_status or "000").split()[0]
-        duration = max(self.time_finish - self.time_start, 0)
-        return (
-            f"{(address[0] if isinstance(address, tuple) else '') or '-'} - - [{started}] "
-            f'"{self._quoted_request()}" {status} {self.response_length or "-"} {duration:.6f}'
+        return _access_line(
+            _host(self.client_address),
+            self.requestline,
+            self._orig_status,
+            self.response_length,
+            self.time_start,
+            self.time_finish,
         )
+
+
+def _follow(spawn: Callable[..., object], serve: Callable[[], None]) -> None:
+    """Spawn a greenlet once this one has ended and has left its pool, which may have no room for both.
+
+    It is the hub that spawns it then: gevent keeps no stack of ours for it.
+    """
+    greenlet = gevent.getcurrent()
+    if isinstance(greenlet, gevent.Greenlet):
+        greenlet.rawlink(lambda _: spawn(serve))
+    else:  # a raw one, which no pool counts
+        spawn(serve)
+
+
+def _host(address: Any) -> str:
+    return (address[0] if isinstance(address, tuple) else "") or "-"
+
+
+def _access_line(host: str, request: str | None, status: str | None, size: int, began: float, ended: float) -> str:
+    moment = time.strftime("%d/%b/%Y:%H:%M:%S %z", time.localtime(began))
+    quoted = printable(request or "").replace('"', '\\"')  # a quote would end the field
+    return f'{host} - - [{moment}] "{quoted}" {(status or "000").split()[0]} {size or "-"} {max(ended - began, 0):.6f}'
+
+
+class _Upgrade(Upgrade):
+    """An upgrade request that pywsgi has parsed, and whose handler stays to the end."""
+
+    __slots__ = ("_environ", "_handler")
+
+    def __init__(self, handler: Any) -> None:
+        super().__init__(handler.socket, handler.start_response)
+        self._handler = handler
+        self._environ = handler.environ
+        # pywsgi reads the rest of a request's body in the end; here that would be frames, or never come.
+        handler.wsgi_input.content_length = 0
+        handler.wsgi_input.chunked_input = False
+        handler.wsgi_input.socket = None
+        self._environ["wsgi.input"] = _Input(handler.rfile)
+
+    # What the gateway asks of a front end
+
+    def take_leftover(self) -> bytes:
+        """Return what the buffered reader read beyond the request, without waiting."""
+        self.sock.settimeout(0.0)
+        rfile = self._handler.rfile
+        try:
+            data = rfile.peek()
+        except OSError:  # nothing there yet; or a lost peer, which the transport will find too
+            return b""
+        leftover: bytes = rfile.read(len(data))
+        return leftover
+
+    def on_accept(self, size: int) -> None:
+        handler = self._handler
+        handler.leave_http(size)
+        # The reader holds 8 KiB, and a reference that would keep the socket from closing.
+        handler.rfile.close()
+        handler.rfile, handler.wsgi_input = _NOTHING, _NO_INPUT
+        if type(handler) is WebSocketHandler:  # the access line of a subclass may have some of them
+            handler.headers = _NO_HEADERS
+        body, self._environ["wsgi.input"] = self._environ["wsgi.input"], io.BytesIO()
+        if isinstance(body, _Input):
+            body.take_back()
+
+    @property
+    def is_hijacked(self) -> bool:
+        body = self._environ["wsgi.input"]
+        return isinstance(body, _Input) and body.is_hijacked
+
+    def on_hijack(self) -> None:
+        self._handler.leave_http(1)
+        # simple-websocket reads on a duplicate, which would keep the connection open for as long as the peer likes.
+        with suppress(OSError):
+            self.sock._sock.shutdown(socket.SHUT_RDWR)
+
+    def on_end(self, size: int) -> None:
+        self._handler.response_length = size
+
+
+class _MovedUpgrade(_Upgrade):
+    """An upgrade request in a greenlet of its own, outside pywsgi's frames, and without its handler from the 101 on."""
+
+    __slots__ = ("_began", "_host", "_request", "_server", "_size")
+
+    def __init__(self, handler: Any) -> None:
+        super().__init__(handler)
+        self._server = handler.server
+        # What the last request of the connection has left.
+        handler.status = None
+        handler.headers_sent = handler.response_use_chunked = handler.connection_upgraded = False
+        handler.time_start = time.time()
+        # The server closes the socket behind the greenlet that has read the request. As a file made of it would, this
+        # holds it.
+        self.sock._io_refs += 1
+
+    def serve(self) -> None:
+        """Run the app and close the connection, as pywsgi's handle_one_response() and handle() do."""
+        self.sock._io_refs -= 1
+        self.sock._closed = False
+        try:
+            self._write(_gateway(self._server).run(self._handler.application, self._environ, self))
+        except BaseException as exc:
+            self._fail(exc)
+        finally:
+            with suppress(OSError):
+                self._end()
+
+    def _write(self, body: Iterable[bytes]) -> None:
+        handler = self._handler
+        if handler is not None:
+            handler.application = lambda *unused: body
+            pywsgi.WSGIHandler.run_application(handler)
+
+    def _fail(self, exc: BaseException) -> None:
+        handler = self._handler
+        if handler is None:
+            context = self._server.secure_environ_class(self._environ)
+            self._server.loop.handle_error(context, type(exc), exc, exc.__traceback__)
+        elif not isinstance(exc, OSError) or exc.errno not in handler.ignored_socket_errors:
+            handler.handle_error(type(exc), exc, exc.__traceback__)
+
+    def _end(self) -> None:
+        handler, ended = self._handler, time.time()
+        if handler is None:
+            line = _access_line(self._host, self._request, _SWITCHED, self._size, self._began, ended)
+            self._server.log.write(line + "\n")
+            return
+        handler.time_finish = ended
+        try:
+            handler.log_request()
+        finally:
+            with suppress(OSError):
+                self.sock._sock.recv(16_384)  # what is unread makes a reset of the close
+            handler.rfile.close()  # which holds the socket
+            self.sock.close()
+
+    def on_accept(self, size: int) -> None:
+        """Let go of what was for HTTP."""
+        super().on_accept(size)
+        handler = self._handler
+        self._host, self._request = _host(handler.client_address), handler.requestline
+        self._began, self._size = handler.time_start, size
+        self._handler = self.sock = self.start_response = None
+
+    def on_end(self, size: int) -> None:
+        self._size = size
 
 
 class WebSocketServer(Listener, pywsgi.WSGIServer):  # type: ignore[misc]
@@ -412,7 +501,6 @@ class WebSocketServer(Listener, pywsgi.WSGIServer):  # type: ignore[misc]
         super().__init__(listener, application, *args, **kwargs)
         self.waiting_handlers: set[WebSocketHandler] = set()
         self.is_stopping = False
-        self._kept_open: set[Any] = set()
         self.gateway = _gateways[self] = gateway or Gateway(options)
         _all_limits[self] = replace(RequestLimits.from_environ(os.environ), **limits)
         expect_disconnects(application)
@@ -421,17 +509,6 @@ class WebSocketServer(Listener, pywsgi.WSGIServer):  # type: ignore[misc]
         """Accept connections from now on, as WSGIServer does."""
         super().start()
         watch(self.gateway.options.hub_warning)
-
-    def keep_open(self, sock: Any) -> None:
-        """Leave a socket open when the greenlet ends that accepted it."""
-        self._kept_open.add(sock)
-
-    def do_close(self, sock: Any, *args: Any) -> None:
-        """Close a connection behind its greenlet, unless it goes on in another."""
-        if sock in self._kept_open:
-            self._kept_open.discard(sock)
-        else:
-            super().do_close(sock, *args)
 
     def begin_stop(self) -> None:
         """Close the listener and idle connections. What is under way goes on until stop()."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import io
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -237,33 +239,58 @@ def test_an_app_that_holds_its_input_cannot_use_the_socket_behind_the_handshake(
     assert "takes the raw socket does so within accept_after seconds" in told[0]
 
 
+@pytest.mark.parametrize("kind", ["ours", "pywsgi's"])
 @pytest.mark.parametrize("spawn", ["default", gevent.spawn_raw, 100, 1], ids=["default", "raw", "pool", "full"])
-def test_a_websocket_waits_on_a_stack_that_never_read_its_request(start: Start, spawn: Any) -> None:
-    stacks: list[list[str]] = []
+def test_an_idle_websocket_holds_nothing_of_pywsgi(start: Start, spawn: Any, kind: str) -> None:
+    files: list[str] = []
 
-    def depth(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    def echo(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         frame = sys._getframe()
-        names = []
         while frame:
-            names.append(frame.f_code.co_name)
+            files.append(frame.f_code.co_filename)
             frame = frame.f_back  # type: ignore[assignment]
-        stacks.append(names)
         for message in environ["wsgi.websocket"]:
             environ["wsgi.websocket"].send(message)
         return []
 
-    server = start(depth, spawn=spawn)
+    arguments = {} if kind == "ours" else {"server_class": pywsgi.WSGIServer, "handler_class": WebSocketHandler}
+    server = start(echo, spawn=spawn, **arguments)
+    gc.collect()  # handlers of other tests
     for _ in range(3):  # also where the pool has room for one alone
         peer = opened_on(server)
         peer.send("hello")
         assert peer.receive() == "hello"
+        settle()
+        assert not [each for each in gc.get_objects() if type(each) is WebSocketHandler]
         peer.sock.sendall(close_frame(1000))
         assert isinstance(peer.receive(), Close)
         assert peer.sock.recv(1) == b""
         peer.sock.close()
-    assert all(("_handle_and_close_when_done" in names) == (spawn == 1) for names in stacks)
+    assert pywsgi.__file__ not in files
     until(lambda: not server.pool, "end of all greenlets")
-    assert not server._kept_open
+
+
+def test_an_answer_in_http_may_come_behind_a_page_on_one_connection(start: Start) -> None:
+    def refusing(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        if "wsgi.websocket" not in environ:
+            return app(environ, start_response)
+        start_response("403 Forbidden", [("Content-Length", "2")])
+        return [b"no"]
+
+    answer = exchange(start(refusing), b"GET /page HTTP/1.1\r\nHost: localhost\r\n\r\n" + upgrade_request("/"))
+    assert answer.split(b"\r\n")[0] == b"HTTP/1.1 200 OK"
+    assert b"HTTP/1.1 403 Forbidden\r\n" in answer
+    assert answer.endswith(b"no")
+
+
+def test_an_error_of_a_view_is_an_answer_500_and_told_with_its_request(start: Start, errors: io.StringIO) -> None:
+    def failing(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        raise ValueError("wrong")
+
+    assert exchange(start(failing), upgrade_request("/")).startswith(b"HTTP/1.1 500 ")
+    assert "ValueError: wrong" in errors.getvalue()
+    assert "'HTTP_HOST': 'localhost', (hidden keys:" in errors.getvalue()
+    errors.truncate(errors.seek(0))
 
 
 def test_a_subclass_sees_one_request_and_its_headers_from_begin_to_end(start: Start) -> None:

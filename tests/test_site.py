@@ -38,7 +38,7 @@ INTERNAL = {
     "Room": "attendance begin gone hear home lane link name topic",
     "User": "disconnect",
     "WebSocketHandler": ".*",
-    "WebSocketServer": "begin_stop do_close handler_class keep_open",
+    "WebSocketServer": "begin_stop handler_class",
     "Worker": "(?!with_options).*",
 }
 
