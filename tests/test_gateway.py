@@ -8,6 +8,7 @@ import resource
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -337,6 +338,46 @@ def test_an_app_that_is_a_generator_runs_up_to_its_first_bytes(ask: Any) -> None
     assert asked.peer.receive() == Close(1000, "")
     asked.peer.sock.close()
     assert asked.end().body == ()
+
+
+class Echo:
+    """Apps of every kind that can be called."""
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        return self.method(environ, start_response)
+
+    def method(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        wait(environ["wsgi.websocket"])
+        return []
+
+    @staticmethod
+    def function(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        return Echo().method(environ, start_response)
+
+
+class StaticEcho:
+    __call__ = staticmethod(Echo.function)
+
+
+class CompiledEcho:
+    __call__ = partial(Echo.function)
+
+
+@pytest.mark.parametrize("app", [Echo(), Echo().method, Echo.function, StaticEcho(), CompiledEcho()])
+def test_an_app_may_be_whatever_can_be_called(ask: Any, app: Any) -> None:
+    asked = ask(app)
+    gevent.sleep(0)
+    asked.peer.sock.close()
+    asked.end()
+    assert asked.raised is None
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="each call goes through C")
+def test_an_app_that_is_an_object_has_no_deeper_stack_than_a_function(ask: Any) -> None:
+    asked = ask(Echo()), ask(Echo.function)
+    settle()
+    as_object, as_function = (each.running._stack_saved for each in asked)
+    assert as_object == as_function
 
 
 def test_a_body_that_fails_at_its_first_bytes_is_closed(ask: Any) -> None:
