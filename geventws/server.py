@@ -33,6 +33,7 @@ from .listener import REQUEST_TIMEOUT, Listener, end_wait
 from .loglines import printable
 from .monitor import watch
 from .options import TOKEN, Options, RequestLimits
+from .shared import EMPTY, shared
 
 MAX_HEADER_SIZE = 65_536  # bytes, all lines together; or more, where the limit of one is raised
 MAX_LINES_OF_LIMIT = 8  # header lines of limit_request_field_size
@@ -383,7 +384,7 @@ class _Upgrade(Upgrade):
         handler.rfile, handler.wsgi_input = _NOTHING, _NO_INPUT
         if type(handler) is WebSocketHandler:  # the access line of a subclass may have some of them
             handler.headers = _NO_HEADERS
-        body, self._environ["wsgi.input"] = self._environ["wsgi.input"], io.BytesIO()
+        body, self._environ["wsgi.input"] = self._environ["wsgi.input"], EMPTY
         if isinstance(body, _Input):
             body.take_back()
 
@@ -408,6 +409,8 @@ class _MovedUpgrade(_Upgrade):
     __slots__ = ("_began", "_host", "_request", "_server", "_size")
 
     def __init__(self, handler: Any) -> None:
+        if type(handler.environ) is dict:
+            handler.environ = shared(handler.environ)
         super().__init__(handler)
         self._server = handler.server
         # What the last request of the connection has left.

@@ -33,6 +33,7 @@ from .listener import REQUEST_TIMEOUT, Listener, end_wait
 from .loglines import FORWARDED, forwarded_for
 from .monitor import watch
 from .options import PREFIX, Options, RequestLimits
+from .shared import EMPTY, shared
 
 try:
     from gunicorn.errors import AppImportError
@@ -49,13 +50,6 @@ QUICK_STOP = 2.0  # seconds that SIGINT and SIGQUIT leave to the closing handsha
 FIRST_REQUEST_GRACE = 1.0  # seconds for the first request of a connection that was accepted just before the stop
 
 _LOST = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
-_ALIKE = {
-    *("HTTP_HOST", "HTTP_UPGRADE", "HTTP_CONNECTION", "HTTP_ORIGIN", "HTTP_USER_AGENT", "HTTP_SEC_WEBSOCKET_VERSION"),
-    *("HTTP_SEC_WEBSOCKET_EXTENSIONS", "HTTP_SEC_WEBSOCKET_PROTOCOL", "HTTP_ACCEPT_LANGUAGE", "HTTP_ACCEPT_ENCODING"),
-    *("HTTP_CACHE_CONTROL", "HTTP_PRAGMA", "SERVER_PROTOCOL", "SERVER_NAME", "SERVER_PORT", "REQUEST_METHOD"),
-}
-_MOST_SHARED, _LONGEST_SHARED = 500, 300  # strings, characters: what peers choose fills no more
-_shared_strings: dict[str, str] = {}
 _target = re.compile(r"(?:https?://([^/?#]+))?(?:[/?][^#]*)?", re.IGNORECASE)
 
 
@@ -95,16 +89,6 @@ def _serve(accepted: list[Any]) -> None:
     del client, address
     if upgrade is not None:
         upgrade.serve()
-
-
-class _Empty(io.BytesIO):
-    """wsgi.input of every WebSocket. All share one, so close() does nothing."""
-
-    def close(self) -> None:
-        pass
-
-
-_EMPTY = _Empty()
 
 
 class _Errors:
@@ -248,7 +232,7 @@ class _Upgrade(Upgrade):
     def on_accept(self, size: int) -> None:
         """Let go of what was for HTTP."""
         _leave_http(self._response, size)
-        self._environ["wsgi.input"] = _EMPTY
+        self._environ["wsgi.input"] = EMPTY
         raw = self._environ.pop("gunicorn.socket", None)
         if raw is not None:
             raw.take_back()
@@ -390,7 +374,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
                 environ[FORWARDED] = address
         environ["wsgi.multithread"] = True
         environ["wsgi.errors"] = self._errors  # one for all: 200 bytes less
-        self._connections[gevent.getcurrent()].upgrade = _Upgrade(self, req, sock, addr, _shared(environ), response)
+        self._connections[gevent.getcurrent()].upgrade = _Upgrade(self, req, sock, addr, shared(environ), response)
         raise StopIteration  # which ends gunicorn's loop over the requests of this connection
 
     def _is_trusted(self, peer: Any) -> bool:
@@ -513,20 +497,6 @@ class Worker(GeventWorker):  # type: ignore[misc]
         super().notify()
         if not self.alive:
             self._begin_stop(self._grace)
-
-
-def _shared(environ: dict[str, Any]) -> dict[str, Any]:
-    """Return the environ with shared strings for its names and for usual values. That saves 600 bytes."""
-    return {
-        _one(name): _one(value) if name in _ALIKE and type(value) is str else value for name, value in environ.items()
-    }
-
-
-def _one(text: str) -> str:
-    """Return the one string for this text. Not sys.intern(), which in Python 3.12 keeps what a peer sent for ever."""
-    if len(_shared_strings) < _MOST_SHARED and len(text) <= _LONGEST_SHARED:
-        return _shared_strings.setdefault(text, text)
-    return _shared_strings.get(text, text)
 
 
 def _leave_http(response: Any, size: int) -> None:

@@ -27,6 +27,7 @@ FLOORS = {
     "deadlines": 5,
     "loglines": 5,
     "signals": 5,
+    "shared": 5,
     "threads": 5,
     "transport": 5,
     "turns": 5,

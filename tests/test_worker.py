@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from geventws import worker
-
 from .servers import DEADLINE, Server, serve, upgrade_request
 
 pytestmark = pytest.mark.slow  # it starts servers or installs packages
@@ -38,14 +36,3 @@ def test_who_closes_its_input_closes_nobody_elses(server: Server) -> None:
     for _ in range(3):
         with server.connect("/") as ws:
             assert ws.recv(DEADLINE) == "b''"
-
-
-def test_strings_that_peers_choose_are_shared_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "_shared_strings", {})
-    made = "".join(["web", "socket"]), "".join(["web", "socket"])
-    assert worker._one(made[0]) is worker._one(made[1])
-    for number in range(2000):
-        worker._one(f"agent {number}")
-        worker._one("x" * 1000 + str(number))
-    assert len(worker._shared_strings) == worker._MOST_SHARED
-    assert max(map(len, worker._shared_strings)) <= worker._LONGEST_SHARED
