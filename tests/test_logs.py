@@ -116,7 +116,8 @@ def test_each_ending_has_one_access_line_and_one_close_line(server: Server, endi
     assert status == 101
     if path != "/closed":  # where nobody knows how much of it arrived
         assert size == len(member.received)
-    lines = re.findall(rf"\[INFO\] 127\.0\.0\.1:{port} {path} (.*)", server.log)
+    # One greenlet writes the lines of the log: this one may come behind the access line.
+    lines = wait_for(lambda: re.findall(rf"\[INFO\] 127\.0\.0\.1:{port} {path} (.*)", server.log), "the close line")
     assert len(lines) == 1
     assert re.match(rf"close {code} .*\({cause}, \d+\.\d s, \d+ messages and \d+ bytes in, ", lines[0])
 
@@ -534,6 +535,7 @@ def test_log_of_the_docs_is_json(tmp_path: Path) -> None:
         with pytest.raises(InvalidStatus):
             server.connect("/echo", origin="https://evil.example")
         server.wait_for_log(r"/echo refused")
+        server.wait_for_log(r"/echo close")
         lines = [json.loads(line) for line in server.log.splitlines() if line.startswith('{"time": ')]
     by_level = {line["level"]: line for line in lines if line["logger"] == "geventws"}
     end, refusal = by_level["INFO"], by_level["WARNING"]
