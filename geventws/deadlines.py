@@ -15,19 +15,21 @@ from weakref import WeakKeyDictionary
 from gevent import get_hub
 
 
-class Deadline:
-    """A moment at which a callback is due, cheap to move: one timer serves all deadlines of a hub."""
+class Due:
+    """Something that falls due at a moment, cheap to move: one timer serves all of a hub."""
 
-    __slots__ = ("_callback", "_clock", "_queued", "when")
+    __slots__ = ("_clock", "_queued", "when")
 
-    def __init__(self, callback: Callable[[], None]) -> None:
+    def __init__(self) -> None:
         self.when = math.inf  # by time.monotonic()
-        self._queued = math.inf  # the earliest moment the clock looks at this deadline
-        self._callback = callback
+        self._queued = math.inf  # the earliest moment the clock looks at this
         self._clock = _clock()
 
+    def fall_due(self) -> None:
+        """Do what is due, which each kind has its own of; called by the hub."""
+
     def set(self, when: float) -> None:
-        """Make the callback due at `when`, instead of any earlier choice; math.inf is never."""
+        """Make it due at `when`, instead of any earlier choice; math.inf is never."""
         self.when = when
         if when < self._queued:
             self._leave_queue()
@@ -35,9 +37,8 @@ class Deadline:
             self._clock.add(when, self)
 
     def cancel(self) -> None:
-        """Never run the callback, and let go of it."""
+        """Never fall due."""
         self.when = math.inf
-        self._callback = _nothing
         self._leave_queue()
 
     def _leave_queue(self) -> None:
@@ -46,13 +47,32 @@ class Deadline:
             self._queued = math.inf
 
     def look(self, now: float) -> None:
-        """Run the callback if it is due; else have the clock look again when it will be."""
+        """Fall due if it is time; else have the clock look again when it will be."""
         self._queued = math.inf
         if self.when <= now:
             self.when = math.inf
-            self._callback()
+            self.fall_due()
         else:
             self.set(self.when)
+
+
+class Deadline(Due):
+    """A moment at which a callback is due."""
+
+    __slots__ = ("_callback",)
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        super().__init__()
+        self._callback = callback
+
+    def fall_due(self) -> None:
+        """Run the callback."""
+        self._callback()
+
+    def cancel(self) -> None:
+        """Never run the callback, and let go of it."""
+        super().cancel()
+        self._callback = _nothing
 
 
 def _nothing() -> None:
@@ -60,7 +80,7 @@ def _nothing() -> None:
 
 
 class _Clock:
-    """The deadlines of one hub, by the moments at which it looks at them, and one timer for the first of these."""
+    """What falls due on one hub, by the moments at which it looks at it, and one timer for the first of these."""
 
     GRAIN = 0.01  # seconds between two looks at least, so that many deadlines share one wake-up
 
@@ -68,11 +88,11 @@ class _Clock:
         self._loop = loop
         # A heap of moments is small, as those of keepalive are shared: one of deadlines took 11 % of a ping.
         self._moments: list[float] = []
-        self._deadlines: dict[float, set[Deadline]] = {}
+        self._deadlines: dict[float, set[Due]] = {}
         self._timer: Any = None
         self._wakes_at = math.inf
 
-    def add(self, when: float, deadline: Deadline) -> None:
+    def add(self, when: float, deadline: Due) -> None:
         deadlines = self._deadlines.get(when)
         if deadlines is None:
             deadlines = self._deadlines[when] = set()
@@ -81,7 +101,7 @@ class _Clock:
         if when < self._wakes_at:
             self._wake_at(when)
 
-    def remove(self, when: float, deadline: Deadline) -> None:
+    def remove(self, when: float, deadline: Due) -> None:
         deadlines = self._deadlines[when]
         deadlines.remove(deadline)
         if not deadlines:

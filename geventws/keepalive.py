@@ -11,7 +11,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from .connection import OPEN, Connection
-from .deadlines import Deadline
+from .deadlines import Due
 from .transport import Transport
 
 MOMENTS = 100  # moments in an interval at which pings leave
@@ -32,7 +32,7 @@ class SentPing:
         self.round_trip: float | None = None
 
 
-class Keepalive:
+class Keepalive(Due):
     """Sends a ping each interval, and gives up a peer that is silent for timeout seconds after one.
 
     Any byte received is a sign of life. Keepalive does not judge a peer that we do not read, or that takes no data:
@@ -43,7 +43,6 @@ class Keepalive:
     __slots__ = (
         "_connection",
         "_dead_at",
-        "_deadline",
         "_interval",
         "_own",
         "_ping_at",
@@ -59,6 +58,7 @@ class Keepalive:
     def __init__(
         self, connection: Connection, transport: Transport, interval: float | None, timeout: float | None
     ) -> None:
+        super().__init__()
         self.latency: float | None = None  # seconds, of the last ping that was answered
         self._connection = connection
         self._transport = transport
@@ -70,7 +70,6 @@ class Keepalive:
         self._ping_end = 0  # bytes sent once that ping was
         self._taken: int | None = None  # bytes that the peer took, while others are before the ping
         self._ping_at = monotonic() + self._interval
-        self._deadline = Deadline(self._on_deadline)
         if interval is not None:
             self._set_deadline()
 
@@ -99,11 +98,8 @@ class Keepalive:
                     watcher(ping.round_trip)
                 self.forget(payload)
 
-    def cancel(self) -> None:
-        """Send no more pings."""
-        self._deadline.cancel()
-
-    def _on_deadline(self) -> None:
+    def fall_due(self) -> None:
+        """Send the ping that is due, or judge the peer's silence after the last one."""
         transport, now = self._transport, monotonic()
         if now >= self._dead_at:
             # Nearly all were heard by now: to read from none of these spares 12 % of a ping's instructions.
@@ -134,12 +130,13 @@ class Keepalive:
                     self._ping_end = transport.bytes_sent
                     self._taken = taken if taken < sent else None
                     self._dead_at = now + self._timeout
-        self._set_deadline()
+        if not transport.closed:  # as it is where the ping could not be sent
+            self._set_deadline()
 
     def _set_deadline(self) -> None:
         # Pings of many connections leave together, and their pongs come so: a third less work for each.
         grid = self._interval / MOMENTS
-        self._deadline.set(math.ceil(min(self._ping_at, self._dead_at) / grid) * grid)
+        self.set(math.ceil(min(self._ping_at, self._dead_at) / grid) * grid)
 
     def _is_taking(self) -> bool:
         """Whether the peer took some of what stood before the ping, since the last call or since the ping."""

@@ -163,7 +163,7 @@ class _Upgrade(Upgrade):
         environ["gunicorn.socket"] = _RawSocket(sock)
         self._address = address
         self._greenlet = gevent.getcurrent()
-        self._started = datetime.now()
+        self._started: Any = datetime.now()
         # Whatever the answer: the next bytes on this connection may be no HTTP.
         response.force_close()
         # gunicorn closes the socket on its way out of its frames. As a file made of it would, this holds it.
@@ -240,7 +240,8 @@ class _Upgrade(Upgrade):
         self.sock = None  # the transport's now
         self._worker.release_slot(self._greenlet)
         if not self._worker.is_watched:
-            self._request = self._response = self._address = self.start_response = self._greenlet = None
+            self._request = self._response = self._address = self._started = None
+            self.start_response = self._greenlet = None
 
     @property
     def is_hijacked(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from time import monotonic
 
 import gevent
@@ -18,6 +19,7 @@ from .pairs import (
     SMALL,
     WITHIN,
     Opener,
+    RecordingSocket,
     answer_pings,
     hold_hub,
     masked,
@@ -131,3 +133,22 @@ def test_keepalive_gives_up_a_peer_that_takes_nothing_of_what_the_kernel_holds(o
     ws.send(bytes(MEGABYTE // 2))
     assert ws.receive(timeout=WITHIN) is None
     assert ws.close_code == 1006
+
+
+class PoorAfterThe101(RecordingSocket):
+    """A socket that sends one thing, and has no memory for more."""
+
+    def send(self, data: bytes) -> int:
+        if self.sends:
+            raise MemoryError
+        return super().send(data)
+
+
+def test_no_ping_is_due_behind_one_for_which_there_was_no_memory(opened: Opener) -> None:
+    ws, _ = opened(wrap=lambda sock: PoorAfterThe101([], sock), ping_interval=0.02)
+    session = ws.session
+    session.transport.write(b"gathered in this pass of the loop", more=True)
+    hold_hub(0.03)
+    session.keepalive.fall_due()
+    assert session.transport.closed
+    assert session.keepalive.when == math.inf
