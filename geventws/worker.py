@@ -12,8 +12,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import fields
 from datetime import datetime
 from http import HTTPStatus
@@ -336,12 +335,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
             del self._connections[gevent.getcurrent()]
         return connection.upgrade
 
-    @contextmanager
-    def timeout_ctx(self) -> Iterator[None]:
-        """Limit the wait for a request; gunicorn's worker waits in it where --keep-alive is not 0."""
+    def timeout_ctx(self) -> Any:
+        """Return what limits the wait for a request; gunicorn's worker waits in it where --keep-alive is not 0."""
         self._wait_for_request()
-        with super().timeout_ctx():
-            yield
+        return super().timeout_ctx()
 
     def _wait_for_request(self) -> None:
         connection = self._connections[gevent.getcurrent()]
