@@ -9,7 +9,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from .connection import FAILING, REMOTE_CLOSING, Connection
-from .deadlines import Deadline
+from .deadlines import Due
 from .options import Options
 from .transport import Transport
 
@@ -19,44 +19,40 @@ FAREWELL = 1.0  # seconds
 UNREAD = 16_384
 
 
-class Closing:
+class Closing(Due):
     """Two time limits. If the peer closes first, the view may have its say; then the peer must end the connection.
 
     The argument `close` sends our Close.
     """
 
-    __slots__ = ("_acknowledged", "_close", "_close_end", "_connection", "_deadline", "_options", "_transport")
+    __slots__ = ("_acknowledged", "_close", "_close_end", "_connection", "_options", "_transport")
 
     def __init__(
         self, connection: Connection, transport: Transport, options: Options, close: Callable[[], object]
     ) -> None:
+        super().__init__()
         self._connection = connection
         self._transport = transport
         self._options = options
         self._close = close
         self._close_end = 0  # bytes sent once our Close is
         self._acknowledged = 0  # bytes that the peer had when the deadline was set
-        self._deadline = Deadline(self._on_deadline)
 
     def wait_for_view(self) -> None:
         """Close after FAREWELL, unless the view has closed by then."""
-        self._set(min(FAREWELL, self._options.close_timeout))
+        self._within(min(FAREWELL, self._options.close_timeout))
 
     def send(self, frame: bytes) -> None:
         """Send our Close, or b"" if the peer has it already, and give the peer close_timeout from now."""
-        self._set(self._options.close_timeout)
+        self._within(self._options.close_timeout)
         self._transport.write(frame)
         self._close_end = self._transport.bytes_sent + self._transport.waiting
 
-    def cancel(self) -> None:
-        """Wait for nothing any more."""
-        self._deadline.cancel()
-
-    def _set(self, seconds: float) -> None:
-        self._deadline.set(monotonic() + seconds)
+    def _within(self, seconds: float) -> None:
+        self.set(monotonic() + seconds)
         self._acknowledged = self._transport.acknowledged()
 
-    def _on_deadline(self) -> None:
+    def fall_due(self) -> None:
         """The view had its say, or the peer did not end the connection in time."""
         if self._connection.state in (REMOTE_CLOSING, FAILING):
             self._close()
@@ -69,7 +65,7 @@ class Closing:
         is_slow = transport.blocked and self._options.send_timeout is not None
         is_slow = is_slow or self._acknowledged < acknowledged < self._close_end
         if is_slow:
-            self._set(self._options.close_timeout)
+            self._within(self._options.close_timeout)
         elif acknowledged >= self._close_end > UNREAD:
             transport.close()  # its program may still read what its system has, which a reset could destroy
         else:

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from . import handshake, loglines, permessage_deflate
-from .deadlines import Deadline
+from .deadlines import Due
 from .errors import HandshakeError
 from .loglines import printable, route_of
 from .options import Options
@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
     agreement: permessage_deflate.Agreement | None
 
 
-class Opening:
+class Opening(Due):
     """A request for a WebSocket that is not decided yet.
 
     take_leftover() returns bytes read beyond the request, without waiting. on_accept(size) tells the server, just
@@ -38,7 +38,7 @@ class Opening:
     raise the refusal of the client.
     """
 
-    __slots__ = ("_acceptor", "_admit", "_on_accept", "_sock", "_take_leftover", "answered", "refusal", "request")
+    __slots__ = ("_admit", "_how", "_on_accept", "_sock", "_take_leftover", "answered", "refusal", "request")
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Opening:
         refusal: HandshakeError | None,
         admit: Callable[[], None] | None = None,
     ) -> None:
+        super().__init__()
         self.request = request
         self.refusal = refusal  # of the client by its origin, unless the route allows it
         self.answered = ""  # status of the HTTP answer
@@ -56,7 +57,7 @@ class Opening:
         self._take_leftover = take_leftover
         self._on_accept = on_accept
         self._admit = admit
-        self._acceptor: Deadline | None = None
+        self._how: tuple[Callable[[], None], Callable[[], bool], Callable[[HandshakeError], object]] | None = None
 
     def negotiate(
         self, environ: dict[str, Any], options: Options, subprotocols: Sequence[str], headers: handshake.Headers
@@ -96,23 +97,23 @@ class Opening:
 
         What it refuses the client for is given to refuse().
         """
+        self._how = accept, may_accept, refuse
+        self.set(monotonic() + seconds)
 
-        def decide() -> None:
-            if not self.answered and self.refusal is None and may_accept():
-                try:
-                    accept()
-                except HandshakeError as exc:
-                    refuse(exc)
-
-        self.accept_no_more()
-        self._acceptor = Deadline(decide)
-        self._acceptor.set(monotonic() + seconds)
+    def fall_due(self) -> None:
+        """Complete the handshake, as the view has not decided."""
+        assert self._how is not None
+        accept, may_accept, refuse = self._how
+        if not self.answered and self.refusal is None and may_accept():
+            try:
+                accept()
+            except HandshakeError as exc:
+                refuse(exc)
 
     def accept_no_more(self) -> None:
         """Leave the decision to the view."""
-        if self._acceptor is not None:
-            self._acceptor.cancel()
-            self._acceptor = None
+        self.cancel()
+        self._how = None  # which holds the WebSocket, and that this
 
 
 def warn_of_subprotocols(environ: dict[str, Any], peer: str, path: str, offered: Sequence[str]) -> None:
