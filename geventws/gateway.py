@@ -250,12 +250,14 @@ class Gateway:
     def _finish(self, ws: WebSocket, answer: _Answer) -> None:
         """Close a WebSocket whose view has ended, and wait for the end."""
         error, answer.error = answer.error or kept_error(ws.environ), None  # whose traceback holds all of this
-        if answer.close_code == CloseCode.INTERNAL_ERROR:
-            ws.session.close(answer.close_code, "", "view_failed")
-            if signals.view_failed.receivers:
-                signals.tell(signals.view_failed, ws, **about(ws), error=error)
-        del error
-        ws.finish(answer.close_code, answer.close_reason)
+        try:
+            if answer.close_code == CloseCode.INTERNAL_ERROR:
+                ws.session.close(answer.close_code, "", "view_failed")
+                if signals.view_failed.receivers:
+                    signals.tell(signals.view_failed, ws, **about(ws), error=error)
+        finally:
+            del error
+            ws.finish(answer.close_code, answer.close_reason)
 
     def _accept_soon(self, ws: WebSocket, upgrade: Upgrade) -> None:
         ws.accept_soon(partial(self._may_accept, ws, upgrade))

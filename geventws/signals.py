@@ -6,10 +6,12 @@ Knows blinker, which comes with Flask; where it is missing, nothing is told. Kno
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import gevent
 from gevent import get_hub, getcurrent
+from gevent.event import Event
 
 try:
     from blinker import Signal
@@ -37,6 +39,8 @@ __all__ = ["closed", "opened", "refused", "view_failed"]
 
 log = logging.getLogger("geventws")
 
+_ENDED = gevent.Timeout().timer  # what a gevent.Timeout has for its timer once its block has ended
+
 # Receivers get the first thing named here, and the others by name.
 opened = Signal("A handshake is complete: WebSocket; id, path, route. In the greenlet that completed it.")
 closed = Signal(
@@ -53,26 +57,70 @@ view_failed = Signal(
 )
 
 
+_last: dict[int, _Turn] = {}  # what was last told of a sender, by its id, until all have heard it
+
+
+class _Turn:
+    """When a sender's receivers are told of something: once all have heard what was told of it before."""
+
+    def __init__(self, sender: object) -> None:
+        self._sender = id(sender)
+        self._before = _last.get(self._sender)
+        self._is_over = Event()
+        _last[self._sender] = self
+
+    def wait(self) -> None:
+        """Return when it has come."""
+        if self._before is not None:
+            self._before._is_over.wait()
+
+    def end(self) -> None:
+        """Let what is told next have its own."""
+        self._before = None
+        self._is_over.set()
+        if _last[self._sender] is self:
+            del _last[self._sender]
+
+
 def tell(signal: Signal, sender: object, **fields: object) -> None:
-    """Call the receivers of a signal now; soon, where this is the hub, which may not wait for them."""
+    """Call the receivers of a signal now; soon, where this is the hub, which may not wait for them.
+
+    Raises what another greenlet has raised in this one meanwhile, by kill() or a gevent.Timeout, once all have heard.
+    """
     if signal.receivers:
         if getcurrent() is get_hub():
             tell_soon(signal, sender, **fields)
         else:
-            _send(signal, sender, fields)
+            _send(signal, sender, fields, _Turn(sender))
 
 
 def tell_soon(signal: Signal, sender: object, **fields: object) -> None:
     """Call the receivers of a signal in a greenlet of their own."""
     if signal.receivers:
-        gevent.spawn(_send, signal, sender, fields)
+        gevent.spawn(_send, signal, sender, fields, _Turn(sender))
 
 
-def _send(signal: Any, sender: object, fields: dict[str, object]) -> None:
-    if signal.is_muted:
-        return
-    for receiver in signal.receivers_for(sender):
-        try:
-            receiver(sender, **fields)
-        except Exception:  # the connection, and the other receivers, are not to suffer for it
-            log.exception("a receiver of a signal failed: %r", receiver)
+def _send(signal: Any, sender: object, fields: dict[str, object], turn: _Turn) -> None:
+    try:
+        interruption = _call(turn.wait)
+        for receiver in () if signal.is_muted else signal.receivers_for(sender):
+            interruption = _call(receiver, sender, **fields) or interruption
+    finally:
+        turn.end()
+    try:
+        if interruption is not None:
+            raise interruption
+    finally:
+        del interruption  # whose traceback holds this frame
+
+
+def _call(receiver: Callable[..., object], *sender: object, **fields: object) -> BaseException | None:
+    """Call a receiver, and log what it raises. Return what was raised in it from outside instead."""
+    try:
+        receiver(*sender, **fields)
+    except BaseException as exc:  # the connection, the other receivers and the program are not to suffer for it
+        is_of_another = isinstance(exc, gevent.Timeout) and exc.timer is not _ENDED
+        if is_of_another or isinstance(exc, (gevent.GreenletExit, KeyboardInterrupt)):
+            return exc
+        log.exception("a receiver of a signal failed: %r", receiver)
+    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -204,22 +205,125 @@ def test_view_that_fails_before_any_use_is_a_refusal(told: Told) -> None:
     assert [(name, fields["status"], fields["rule"]) for name, _, fields in told] == [("refused", 500, "view")]
 
 
-def test_receiver_that_fails_costs_neither_the_connection_nor_other_receivers(
-    told: Told, caplog: pytest.LogCaptureFixture
-) -> None:
-    def bad(sender: object, **fields: object) -> None:
-        raise RuntimeError("no APM there")
+def own_timeout() -> None:
+    with gevent.Timeout(0.001):
+        gevent.sleep(60)
 
+
+def exit_program() -> None:
+    sys.exit(3)
+
+
+def fail_in_any_way() -> None:
+    raise BaseException("no APM there")
+
+
+def fail_as_usual() -> None:
+    raise RuntimeError("no APM there")
+
+
+def connect_a_crowd(stack: ExitStack, signal: Any, receiver: Callable[..., None]) -> None:
+    """Connect so many that some come before any other receiver and some behind it: blinker has no order."""
+    for number in range(CROWD):
+
+        def one(sender: object, *, number: int = number, **fields: object) -> None:
+            receiver(sender, number=number, **fields)
+
+        stack.enter_context(signal.connected_to(one))
+
+
+CROWD = 20
+
+
+@pytest.mark.parametrize("how", [fail_as_usual, fail_in_any_way, exit_program, own_timeout])
+def test_receiver_that_fails_costs_neither_the_connection_nor_other_receivers(
+    caplog: pytest.LogCaptureFixture, how: Callable[[], None]
+) -> None:
+    heard: Counter[str] = Counter()
+
+    def bad(sender: object, **fields: object) -> None:
+        how()
+
+    app = flask_app()
+    app.config["PROPAGATE_EXCEPTIONS"] = False
     with ExitStack() as stack:
         for name in signals.__all__:
+
+            def count(sender: object, *, name: str = name, **fields: object) -> None:
+                heard[name] += 1
+
             stack.enter_context(getattr(signals, name).connected_to(bad))
-        with connect(flask_app(), "/echo/ann") as ws:
+            connect_a_crowd(stack, getattr(signals, name), count)
+        with connect(app, "/echo/ann") as ws:
             ws.send("hello")
             assert ws.receive() == "hello"
-        with pytest.raises(Refused):
-            connect(flask_app(), "/nowhere").__enter__()
-        until(lambda: len(told) == 3, "three signals")
-    assert sum("a receiver of a signal failed" in line for line in caplog.messages) == 3
+        fail(app, "/fail")
+        with pytest.raises(Refused) as refused:
+            connect(app, "/nowhere").__enter__()
+        assert refused.value.status == 404
+        until(lambda: sum(heard.values()) == 6 * CROWD, "six signals")
+    assert heard == {"opened": 2 * CROWD, "closed": 2 * CROWD, "view_failed": CROWD, "refused": CROWD}
+    assert sum("a receiver of a signal failed" in line for line in caplog.messages) == 6
+
+
+def be_killed() -> None:
+    gevent.spawn_later(0.01, gevent.kill, getcurrent())
+
+
+def run_out_of_time() -> None:
+    gevent.Timeout.start_new(0.01)
+
+
+@pytest.mark.parametrize("interrupt", [be_killed, run_out_of_time])
+def test_interruption_of_a_view_passes_its_receivers_once_all_have_heard(
+    told: Told, interrupt: Callable[[], None]
+) -> None:
+    caught: list[BaseException] = []
+    heard: list[int] = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        interrupt()
+        try:
+            environ["wsgi.websocket"].accept()
+        except BaseException as exc:
+            caught.append(exc)
+        return []
+
+    with ExitStack() as stack:
+        stack.enter_context(signals.opened.connected_to(lambda ws, **fields: gevent.sleep(60)))
+        connect_a_crowd(stack, signals.opened, lambda ws, number, **fields: heard.append(number))
+        with suppress(ConnectionClosed), connect(app, "/") as ws:
+            ws.receive()
+        until_told(told, "opened", "closed")
+    assert [type(error) for error in caught] in ([gevent.GreenletExit], [gevent.Timeout])
+    assert sorted(heard) == list(range(CROWD))
+
+
+def test_what_is_told_of_a_connection_comes_in_its_order_though_receivers_wait() -> None:
+    order: list[tuple[str, int]] = []
+
+    def slow(sender: object, **fields: object) -> None:
+        gevent.sleep(0.02)
+
+    app = flask_app()
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    with ExitStack() as stack:
+        for name in ("opened", "view_failed", "closed"):
+
+            def note(ws: object, number: int, *, name: str = name, **fields: object) -> None:
+                order.append((name, number))
+
+            stack.enter_context(getattr(signals, name).connected_to(slow))
+            connect_a_crowd(stack, getattr(signals, name), note)
+        fail(app, "/fail")
+        until(lambda: len(order) == 3 * CROWD, "three signals")
+        assert [name for name, _ in order] == ["opened"] * CROWD + ["view_failed"] * CROWD + ["closed"] * CROWD
+        order.clear()
+        with suppress(ConnectionClosed), connect(app, "/echo/ann") as ws:
+            ws.close()  # while the first receivers of `opened` wait
+        until(lambda: len(order) == 2 * CROWD, "two signals")
+        assert [name for name, _ in order] == ["opened"] * CROWD + ["closed"] * CROWD
+    assert not signals._last
 
 
 def test_muted_signal_is_not_sent(told: Told) -> None:
