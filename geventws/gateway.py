@@ -163,6 +163,7 @@ class Gateway:
                 self.addresses.release(upgrade)
             environ.pop("wsgi.websocket", None)  # ws.environ points back: only the garbage collector would free them
             if ws.accepted:
+                ws.session.transport.abort()  # if it is not closed: what ends it may have been killed
                 upgrade.on_end(ws.bytes_sent)
             if not self.live:
                 self._idle.set()
@@ -241,10 +242,11 @@ class Gateway:
             upgrade.on_hijack()
         try:
             getattr(body, "close", _discard)()
-        except Exception:
+        except (Exception, SystemExit, gevent.Timeout):
             _log_failure(ws, "%s %s closing the response failed")
-        if ws.accepted:
-            self._finish(ws, answer)
+        finally:
+            if ws.accepted:
+                self._finish(ws, answer)
         return ()
 
     def _finish(self, ws: WebSocket, answer: _Answer) -> None:

@@ -28,8 +28,14 @@ _writers: WeakKeyDictionary[Any, _Writer] = WeakKeyDictionary()
 _address = re.compile(r"[0-9A-Fa-f.:\[\]]{2,64}")
 
 
+_ENDED = gevent.Timeout().timer  # what a gevent.Timeout has for its timer once its block has ended
+
+
 class _Log(logging.Logger):
-    """A logger that only its level silences: dictConfig() and fileConfig() disable each that they do not name."""
+    """A logger that only its level silences, and that never fails who logs.
+
+    dictConfig() and fileConfig() disable each that they do not name.
+    """
 
     @property
     def disabled(self) -> bool:
@@ -39,15 +45,31 @@ class _Log(logging.Logger):
     @disabled.setter
     def disabled(self, value: bool) -> None: ...
 
+    def handle(self, record: logging.LogRecord) -> None:
+        """Have a record written. What a filter or handler raises goes to stderr."""
+        try:
+            super().handle(record)
+        except BaseException as exc:
+            if comes_from_outside(exc):
+                raise
+            traceback.print_exc()
 
-def keep_enabled(log: logging.Logger) -> logging.Logger:
-    """Return a logger, which may be of a class that the program has set, as one that is never disabled."""
+
+def hardened(log: logging.Logger) -> logging.Logger:
+    """Return a logger, which may be of a class that the program has set, as one that is as _Log is."""
     if not isinstance(log, _Log):
         log.__class__ = type("Logger", (_Log, type(log)), {})
     return log
 
 
-log = keep_enabled(logging.getLogger("geventws"))
+def comes_from_outside(error: BaseException) -> bool:
+    """Whether what was raised here is another's: a kill(), Ctrl-C, or a gevent.Timeout whose block has not ended."""
+    if isinstance(error, gevent.Timeout):
+        return error.timer is not _ENDED
+    return isinstance(error, (gevent.GreenletExit, KeyboardInterrupt))
+
+
+log = hardened(logging.getLogger("geventws"))
 
 
 class _Writer:
@@ -61,13 +83,10 @@ class _Writer:
     def run(self) -> None:
         while True:
             log, level, line, values, fields = self.lines.get()
-            try:
-                say(log, level, line, *values, fields=fields)
-                if self.dropped and self.lines.empty():
-                    dropped, self.dropped = self.dropped, 0
-                    log.warning("%d lines of this log were dropped: its handler is slower than they came", dropped)
-            except Exception:  # of a handler or filter: the other lines are not to be lost for it
-                traceback.print_exc()
+            say(log, level, line, *values, fields=fields)
+            if self.dropped and self.lines.empty():
+                dropped, self.dropped = self.dropped, 0
+                log.warning("%d lines of this log were dropped: its handler is slower than they came", dropped)
 
 
 def say(

@@ -13,6 +13,8 @@ import gevent
 from gevent import get_hub, getcurrent
 from gevent.event import Event
 
+from .loglines import comes_from_outside
+
 try:
     from blinker import Signal
 
@@ -38,8 +40,6 @@ except ImportError:
 __all__ = ["closed", "opened", "refused", "view_failed"]
 
 log = logging.getLogger("geventws")
-
-_ENDED = gevent.Timeout().timer  # what a gevent.Timeout has for its timer once its block has ended
 
 # Receivers get the first thing named here, and the others by name.
 opened = Signal("A handshake is complete: WebSocket; id, path, route. In the greenlet that completed it.")
@@ -119,8 +119,7 @@ def _call(receiver: Callable[..., object], *sender: object, **fields: object) ->
     try:
         receiver(*sender, **fields)
     except BaseException as exc:  # the connection, the other receivers and the program are not to suffer for it
-        is_of_another = isinstance(exc, gevent.Timeout) and exc.timer is not _ENDED
-        if is_of_another or isinstance(exc, (gevent.GreenletExit, KeyboardInterrupt)):
+        if comes_from_outside(exc):
             return exc
         log.exception("a receiver of a signal failed: %r", receiver)
     return None

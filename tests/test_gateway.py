@@ -8,6 +8,7 @@ import resource
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -287,6 +288,48 @@ def test_an_answer_that_comes_too_late_becomes_a_close(ask: Any, status: str, co
     asked = ask(app)
     assert asked.closes() == Close(code, reason)
     assert asked.end().status == ""
+
+
+@pytest.mark.parametrize("error", [KeyError("close"), SystemExit(3), gevent.Timeout(1), gevent.GreenletExit()])
+def test_what_leaves_the_close_of_a_body_leaves_no_websocket_open(
+    ask: Any, caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
+    class Fails(list[bytes]):
+        def close(self) -> None:
+            raise error
+
+    def app(environ: dict[str, Any], start_response: Any) -> Fails:
+        environ["wsgi.websocket"].accept()
+        return Fails()
+
+    asked = ask(app)
+    assert asked.closes().code == 1000
+    is_kill = isinstance(error, gevent.GreenletExit)
+    assert asked.end().raised is (error if is_kill else None)
+    assert ("/ closing the response failed" in caplog.text) is not is_kill
+
+
+def test_view_that_is_killed_while_its_failure_is_logged_leaves_no_websocket_open(ask: Any) -> None:
+    waits = gevent.event.Event()
+
+    class Slow(logging.Handler):
+        def handle(self, record: logging.LogRecord) -> bool:
+            waits.set()
+            gevent.sleep(60)
+            return True
+
+    handler = Slow()
+    log = logging.getLogger("geventws")
+    log.addHandler(handler)
+    try:
+        asked = ask(raising(KeyError("in the view"), used=True))
+        asked.peer.open()
+        waits.wait()
+        asked.running.kill()
+        with suppress(ConnectionResetError):
+            assert asked.peer.sock.recv(100) == b""
+    finally:
+        log.removeHandler(handler)
 
 
 # Answers in HTTP

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import gevent
@@ -11,6 +12,7 @@ import gevent.lock
 import pytest
 
 from geventws import loglines
+from geventws.testing import Refused, connect
 
 from .pairs import WITHIN, Opener, close_frame, ping_frame, settle, until, until_closed
 from .servers import DEADLINE
@@ -37,25 +39,69 @@ def test_a_handler_that_is_slow_has_a_bounded_queue_and_says_what_was_dropped() 
     assert lines[-1].startswith("10 lines of this log were dropped")
 
 
-def test_a_handler_that_raises_loses_its_own_line_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def out_of_time() -> None:
+    with gevent.Timeout(0.001):
+        gevent.sleep(60)
+
+
+def raise_error(error: BaseException) -> None:
+    raise error
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    "disk is full": lambda: raise_error(OSError("disk is full")),
+    "KeyError": lambda: raise_error(KeyError("a field of the program's own")),
+    "SystemExit": lambda: raise_error(SystemExit(3)),
+    "Timeout": out_of_time,
+}
+
+
+@pytest.fixture
+def faulty(request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """Lines that came to a handler of the logger geventws, which fails over each of them."""
     lines: list[str] = []
 
-    class Once(logging.Handler):
+    class Faulty(logging.Handler):
         def handle(self, record: logging.LogRecord) -> bool:
             lines.append(record.getMessage())
-            if len(lines) == 1:
-                raise OSError("disk is full")
+            FAULTS[request.param]()
             return True
 
-    log = logging.Logger("once")
-    log.addHandler(Once())
+    handler = Faulty()
+    log = logging.getLogger("geventws")
+    log.addHandler(handler)
+    yield lines
+    log.removeHandler(handler)
+
+
+@pytest.mark.parametrize("faulty", FAULTS, indirect=True)
+def test_a_handler_that_fails_loses_its_own_line_alone(
+    faulty: list[str], capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
+    log = logging.getLogger("geventws")
     for number in range(5):
-        loglines.write(log, logging.INFO, "line %d", number)
-    with gevent.Timeout(DEADLINE):
-        while len(lines) < 5:
-            gevent.sleep(0.001)
-    assert lines == [f"line {number}" for number in range(5)]
-    assert "disk is full" in capsys.readouterr().err
+        loglines.write(log, logging.WARNING, "line %d", number, fields={"id": "4711-17"})
+    until(lambda: len(faulty) == 5, "five lines")
+    loglines.say(log, logging.WARNING, "line %d", 5, fields={"id": "4711-17"})
+    log.warning("line 6")
+    assert faulty == [f"line {number}" for number in range(7)]
+    assert request.node.callspec.params["faulty"] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("faulty", FAULTS, indirect=True)
+def test_a_handler_that_fails_changes_no_answer_and_keeps_no_connection(faulty: list[str]) -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        environ["wsgi.websocket"].receive()
+        raise KeyError("in the view")
+
+    with pytest.raises(Refused) as refused:
+        connect(app, "/", origin="https://evil.example").__enter__()
+    assert refused.value.status == 403
+    with suppress(KeyError), connect(app, "/") as ws:
+        ws.send("go")
+        assert ws.receive() is None
+        assert ws.close_code == 1011
+    assert [line for line in faulty if "refused" in line or "view failed" in line] == faulty[:2]
 
 
 def test_frames_are_logged_at_debug_and_ends_at_info(opened: Opener, caplog: pytest.LogCaptureFixture) -> None:
@@ -141,7 +187,7 @@ def test_a_writer_that_was_killed_is_followed_by_another(errors: Any) -> None:
             lines.append(record.getMessage())
             raise gevent.GreenletExit
 
-    log = logging.Logger("deadly")
+    log = loglines.hardened(logging.Logger("deadly"))
     log.addHandler(Deadly())
     for number in range(3):
         loglines.write(log, logging.INFO, "line %d", number)
@@ -185,10 +231,10 @@ def test_logger_is_silenced_by_its_level_alone() -> None:
     class Own(logging.Logger):
         own = True
 
-    kept: Any = loglines.keep_enabled(Own("own"))
+    kept: Any = loglines.hardened(Own("own"))
     kept.disabled = True
     assert kept.own and not kept.disabled
-    assert loglines.keep_enabled(kept) is kept
+    assert loglines.hardened(kept) is kept
 
 
 FIXED = {"werkzeug.proxy_fix.orig": {"REMOTE_ADDR": "10.0.0.1"}, "REMOTE_PORT": "4000"}

@@ -99,6 +99,7 @@ NEIGHBOURS = {
     ("options", "errors"),
     ("transport", "deadlines"),
     ("rate", "session"),
+    ("signals", "loglines"),
     ("session", "closing"),
     ("session", "ending"),
     ("session", "keepalive"),
