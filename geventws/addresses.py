@@ -16,12 +16,11 @@ from typing import Any
 
 from . import loglines
 from .errors import HandshakeError
-from .loglines import forwarded_for, path_of, printable
+from .loglines import LONGEST, forwarded_for, path_of, printable
 
 log = logging.getLogger("geventws")
 
 QUIET = 60.0  # seconds between two lines: whom the limit stops may come back at once, and without end
-LONGEST = 64  # characters of an address that is none, such as a proxy's "unknown"
 NETWORK = (
     64  # bits of an IPv6 address that count: a customer's smallest network, of which the other half is the client's
 )
@@ -120,7 +119,7 @@ def network_of(address: str) -> str:
         if parsed.ipv4_mapped is not None:
             return str(parsed.ipv4_mapped)
         return str(ipaddress.ip_network((parsed, NETWORK), strict=False))
-    return address[:LONGEST]
+    return address[:LONGEST]  # such as a proxy's "unknown"
 
 
 @functools.lru_cache

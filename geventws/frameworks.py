@@ -17,7 +17,7 @@ import gevent
 from . import loglines, signals
 from .errors import ConnectionClosed, HandshakeError
 from .handshake import REFUSED
-from .loglines import about, printable
+from .loglines import about, path_of, printable
 from .websocket import WebSocket
 
 log = logging.getLogger("geventws")
@@ -175,5 +175,5 @@ def explain_mismatch(status: str, environ: dict[str, Any]) -> None:
         log.warning(
             "%s answered a WebSocket request with 400 because its route is for HTTP only: give it "
             "@app.route(..., websocket=True), or the app geventws.flask.Sockets(app)",
-            printable(environ["PATH_INFO"]),
+            printable(path_of(environ)),
         )

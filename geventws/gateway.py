@@ -431,7 +431,7 @@ def log_refusal(error: HandshakeError, environ: dict[str, Any]) -> None:
     environ[_IS_TOLD] = True
     told = _told(environ, error.status.value, error.rule, error.reason)
     hint = HINTS.get(error.rule, "")
-    path = printable(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
+    path = printable(path_of(environ))
     if error.rule != "address":  # which Addresses has said, unless it did so a moment ago
         loglines.say(log, logging.WARNING, "%s %s refused: %s%s", peer_of(environ), path, error, hint, fields=told)
     signals.tell(signals.refused, environ, **told)

@@ -24,10 +24,11 @@ MOST_LINES = 4096  # that wait for a handler which is slower than what there is 
 # In the environ, where a server trusts who connects to it: the address that the header X-Forwarded-For ends with.
 FORWARDED = "geventws.forwarded"
 
+LONGEST = 64  # characters of an address
+
 _writers: WeakKeyDictionary[Any, _Writer] = WeakKeyDictionary()
-_address = re.compile(r"[0-9A-Fa-f.:\[\]]{2,64}")
-
-
+_address = re.compile(rf"[0-9A-Fa-f.:\[\]]{{2,{LONGEST}}}")
+_word = re.compile(rf"[!-~]{{1,{LONGEST}}}")
 _ENDED = gevent.Timeout().timer  # what a gevent.Timeout has for its timer once its block has ended
 
 
@@ -143,9 +144,11 @@ def peer_of(environ: Mapping[str, Any], number: int | None = None) -> str:
     if FORWARDED in environ and (address is None or address[1]):
         address = environ[FORWARDED], 0
     host, port = address or ("unix", 0)
+    if not _word.fullmatch(host):  # ProxyFix takes any text
+        host = repr(host[:LONGEST])
     if port:
-        return f"{printable(host)}:{port}"
-    return printable(host) if number is None else f"{printable(host)}#{number}"
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return host if number is None else f"{host}#{number}"
 
 
 def forwarded_for(header: str) -> str | None:
@@ -157,7 +160,7 @@ def forwarded_for(header: str) -> str | None:
 def path_of(environ: dict[str, Any]) -> str:
     """Return the path of a request, decoded, without its query string."""
     path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-    return path.encode("latin-1").decode(errors="replace")
+    return path.encode("latin-1", errors="replace").decode(errors="replace")
 
 
 def route_of(environ: dict[str, Any]) -> str | None:

@@ -30,7 +30,7 @@ from . import handshake
 from .frameworks import expect_disconnects
 from .gateway import Application, Gateway, StartResponse, TakenSocket, Upgrade, tell_lost_upgrade
 from .listener import REQUEST_TIMEOUT, Listener, end_wait
-from .loglines import printable
+from .loglines import path_of, printable
 from .monitor import watch
 from .options import TOKEN, Options, RequestLimits
 from .shared import EMPTY, shared
@@ -235,7 +235,7 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         """Run the app, through the gateway if the request asks for a WebSocket."""
         if not handshake.wants_websocket(self.environ):
             if handshake.has_lost_upgrade(self.environ):
-                tell_lost_upgrade(self.environ["PATH_INFO"])
+                tell_lost_upgrade(path_of(self.environ))
             try:
                 super().run_application()
             finally:

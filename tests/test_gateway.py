@@ -197,6 +197,29 @@ def test_silent_view_of_a_client_without_a_place_is_ended(ask: Any) -> None:
     assert len(gateway.live) == 1
 
 
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/caf\xc3\xa9", "/café"),  # as WSGI has it
+        ("/\xff", "/\ufffd"),
+        ("/日本", "/??"),  # as WSGI has it never, but some middleware
+    ],
+)
+def test_a_refusal_shows_the_path_as_the_end_of_a_websocket_does(
+    ask: Any, caplog: pytest.LogCaptureFixture, path: str, shown: str
+) -> None:
+    ask(of_view(wait), PATH_INFO=path, HTTP_ORIGIN="https://evil.example").end()
+    assert f" {shown} refused: 403 " in caplog.text
+    caplog.clear()
+    caplog.set_level(logging.INFO, "geventws")
+    asked = ask(of_view(wait), PATH_INFO=path)
+    asked.peer.open()
+    asked.peer.sock.close()
+    asked.end()
+    settle()
+    assert f" {shown} close 1006 " in caplog.text
+
+
 @pytest.mark.parametrize(("method", "has_body"), [("POST", True), ("HEAD", False)])
 def test_a_refusal_has_its_reason_as_body_but_for_head(ask: Any, method: str, has_body: bool) -> None:
     asked = ask(of_view(wait), REQUEST_METHOD=method).end()

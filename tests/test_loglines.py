@@ -246,6 +246,9 @@ PEERS: list[tuple[dict[str, Any], str, tuple[str, int] | None]] = [
     ({**FIXED, "REMOTE_ADDR": "203.0.113.7", loglines.FORWARDED: "10.9.9.9"}, "203.0.113.7#7", ("203.0.113.7", 0)),
     ({**FIXED, "REMOTE_ADDR": "10.0.0.1"}, "10.0.0.1:4000", ("10.0.0.1", 4000)),
     ({**FIXED, "REMOTE_ADDR": "a\x1b[31m"}, r"'a\x1b[31m'#7", ("a\x1b[31m", 0)),
+    ({**FIXED, "REMOTE_ADDR": "::1 / close"}, "'::1 / close'#7", ("::1 / close", 0)),
+    ({**FIXED, "REMOTE_ADDR": "1" * 5000}, f"'{'1' * 64}'#7", ("1" * 5000, 0)),
+    ({"REMOTE_ADDR": "2001:db8::1", "REMOTE_PORT": "4000"}, "[2001:db8::1]:4000", ("2001:db8::1", 4000)),
     ({loglines.FORWARDED: "203.0.113.7"}, "203.0.113.7#7", None),
     (
         {"REMOTE_ADDR": "10.0.0.1", "REMOTE_PORT": "4000", loglines.FORWARDED: "::1"},
