@@ -47,6 +47,8 @@ log = logging.getLogger("geventws")
 KILLED_GRACE = 0.3  # seconds for the peer of a killed view to take the Close: who kills does not wait long
 CLOSING_PAUSE = 0.05  # seconds between two batches of closes at shutdown; longer, where each may hold but one
 DEAF_GRACE = 2.0  # seconds, at shutdown, for a view to notice that its socket is closed
+LAST_WAIT = 0.5  # seconds, at shutdown, for what is waited for behind the time that was given
+NEWS_GRACE = 3.0  # seconds, at shutdown, for receivers of signals and handlers of the log to hear of the last ends
 
 # What the log adds to a refusal that is mostly a proxy's doing, by its rule.
 HINTS = {
@@ -297,7 +299,7 @@ class Gateway:
 
         The closes are spread over time, so that the clients' return does not come as one wave. A view that has not
         noticed the end of its WebSocket after DEAF_GRACE seconds waits for something else, and is killed. So is any
-        view that is still there after `within` seconds.
+        view that is still there after `within` seconds. What is to be told of the ends has NEWS_GRACE of them.
         """
         self.begin_stop()
         end = monotonic() + within
@@ -316,7 +318,11 @@ class Gateway:
             self._idle.wait(min(pause, max(end - monotonic(), 0)))
         for greenlet in list(self.live.values()):
             gevent.kill(greenlet)
-        self._idle.wait(0.5)
+        self._idle.wait(LAST_WAIT)
+        now = monotonic()
+        end = min(max(end, now + LAST_WAIT), now + NEWS_GRACE)
+        signals.wait_for_receivers(end - now)
+        loglines.wait_for_lines(max(end - monotonic(), 0))
 
     def _kill_deaf(self, ended: dict[WebSocket, float]) -> None:
         """Kill, once, each view that does not notice the end of its WebSocket. `ended` holds when to kill it."""

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 import gevent
 from gevent import get_hub
-from gevent.queue import Queue
+from gevent.queue import JoinableQueue
 
 from .message import Prepared
 
@@ -77,17 +77,20 @@ class _Writer:
     """The lines that wait, and the greenlet that writes them."""
 
     def __init__(self) -> None:
-        self.lines: Any = Queue()
+        self.lines: Any = JoinableQueue()
         self.dropped = 0  # lines for which there was no room
         self.greenlet = gevent.spawn_raw(self.run)
 
     def run(self) -> None:
         while True:
             log, level, line, values, fields = self.lines.get()
-            say(log, level, line, *values, fields=fields)
-            if self.dropped and self.lines.empty():
-                dropped, self.dropped = self.dropped, 0
-                log.warning("%d lines of this log were dropped: its handler is slower than they came", dropped)
+            try:
+                say(log, level, line, *values, fields=fields)
+                if self.dropped and self.lines.empty():
+                    dropped, self.dropped = self.dropped, 0
+                    log.warning("%d lines of this log were dropped: its handler is slower than they came", dropped)
+            finally:
+                self.lines.task_done()
 
 
 def say(
@@ -120,6 +123,13 @@ def write(
             writer.lines.put((log, level, line, values, fields))
         else:
             writer.dropped += 1
+
+
+def wait_for_lines(seconds: float) -> None:
+    """Return when the lines of this hub's greenlets are written, after so many seconds at most."""
+    writer = _writers.get(get_hub())
+    if writer is not None:
+        writer.lines.join(seconds)
 
 
 def printable(text: str) -> str:

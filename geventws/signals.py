@@ -57,6 +57,7 @@ view_failed = Signal(
 )
 
 
+_tellers: set[Any] = set()  # greenlets that tell something
 _last: dict[int, _Turn] = {}  # what was last told of a sender, by its id, until all have heard it
 
 
@@ -97,7 +98,15 @@ def tell(signal: Signal, sender: object, **fields: object) -> None:
 def tell_soon(signal: Signal, sender: object, **fields: object) -> None:
     """Call the receivers of a signal in a greenlet of their own."""
     if signal.receivers:
-        gevent.spawn(_send, signal, sender, fields, _Turn(sender))
+        teller = gevent.spawn(_send, signal, sender, fields, _Turn(sender))
+        _tellers.add(teller)
+        teller.rawlink(_tellers.discard)
+
+
+def wait_for_receivers(seconds: float) -> None:
+    """Return when all have heard what they were to be told soon by this hub, after so many seconds at most."""
+    loop = get_hub().loop
+    gevent.joinall([teller for teller in _tellers if teller.loop is loop], seconds)
 
 
 def _send(signal: Any, sender: object, fields: dict[str, object], turn: _Turn) -> None:

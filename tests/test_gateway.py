@@ -8,15 +8,17 @@ import resource
 import sys
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from time import monotonic
 from typing import Any
 
 import gevent
 import gevent.event
+import gevent.lock
 import pytest
 
+from geventws import signals
 from geventws.connection import Close
 from geventws.errors import ConnectionClosed, HandshakeError, WebSocketError
 from geventws.gateway import Gateway, TakenSocket, Upgrade
@@ -332,27 +334,38 @@ def test_what_leaves_the_close_of_a_body_leaves_no_websocket_open(
     assert ("/ closing the response failed" in caplog.text) is not is_kill
 
 
-def test_view_that_is_killed_while_its_failure_is_logged_leaves_no_websocket_open(ask: Any) -> None:
-    waits = gevent.event.Event()
+@contextmanager
+def slow_log(seconds: float) -> Iterator[list[str]]:
+    """Have a handler of the log wait over each line; give the lines that it is through with."""
+    lines: list[str] = []
+    over = gevent.event.Event()
 
     class Slow(logging.Handler):
-        def handle(self, record: logging.LogRecord) -> bool:
-            waits.set()
-            gevent.sleep(60)
-            return True
+        def createLock(self) -> None:
+            self.lock = gevent.lock.RLock()
+
+        def emit(self, record: logging.LogRecord) -> None:
+            over.wait(seconds)
+            lines.append(record.getMessage())
 
     handler = Slow()
     log = logging.getLogger("geventws")
     log.addHandler(handler)
     try:
+        yield lines
+    finally:
+        log.removeHandler(handler)
+        over.set()
+
+
+def test_view_that_is_killed_while_its_failure_is_logged_leaves_no_websocket_open(ask: Any) -> None:
+    with slow_log(60):
         asked = ask(raising(KeyError("in the view"), used=True))
         asked.peer.open()
-        waits.wait()
+        settle()  # the handler waits
         asked.running.kill()
         with suppress(ConnectionResetError):
             assert asked.peer.sock.recv(100) == b""
-    finally:
-        log.removeHandler(handler)
 
 
 # Answers in HTTP
@@ -580,6 +593,43 @@ def test_stop_kills_what_is_still_there_at_its_end(ask: Any, within: float) -> N
     settle()
     gateway.stop(within)
     assert isinstance(asked.end().raised, gevent.GreenletExit)
+
+
+def test_stop_waits_for_those_who_are_told_of_the_ends(ask: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "geventws")
+    gateway = Gateway(Options(close_timeout=0.05))
+    for _ in range(10):
+        ask(of_view(wait), gateway).peer.open()
+    heard: list[WebSocket] = []
+
+    def slow(ws: WebSocket, **fields: Any) -> None:
+        gevent.sleep(0.1)
+        heard.append(ws)
+
+    with signals.closed.connected_to(slow), slow_log(0.02) as lines:
+        gateway.stop(WITHIN)
+        assert len(heard) == 10
+        assert sum(" close 1012 " in line for line in lines) == 10
+
+
+def test_stop_waits_no_longer_than_a_moment_for_those_who_are_told(
+    ask: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("geventws.gateway.NEWS_GRACE", 0.05)
+    caplog.set_level(logging.INFO, "geventws")
+    gateway = Gateway(Options(close_timeout=0.05))
+    asked = ask(of_view(wait), gateway)
+    asked.peer.open()
+    told, over = gevent.event.Event(), gevent.event.Event()
+
+    def endless(ws: WebSocket, **fields: Any) -> None:
+        told.set()
+        over.wait()
+
+    with signals.closed.connected_to(endless), slow_log(3600):
+        gateway.stop(WITHIN)
+        assert told.is_set()
+    over.set()
 
 
 # Memory

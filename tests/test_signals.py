@@ -323,7 +323,7 @@ def test_what_is_told_of_a_connection_comes_in_its_order_though_receivers_wait()
             ws.close()  # while the first receivers of `opened` wait
         until(lambda: len(order) == 2 * CROWD, "two signals")
         assert [name for name, _ in order] == ["opened"] * CROWD + ["closed"] * CROWD
-    assert not signals._last
+    until(lambda: not signals._last, "the end of all turns")
 
 
 def test_muted_signal_is_not_sent(told: Told) -> None:
