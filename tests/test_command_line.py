@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from .commands import APP, PATIENCE, assert_one_line, environment, run, running, write_files
+from .commands import APP, PATIENCE, assert_one_line, command, environment, run, running, write_files
 
 pytestmark = pytest.mark.slow  # it starts servers or installs packages
 
@@ -35,6 +37,29 @@ def test_the_help_of_serve_is_that_of_the_whole(tmp_path: Path) -> None:
 def test_every_line_of_the_help_fits_a_terminal(tmp_path: Path) -> None:
     text = run(tmp_path, "--help", COLUMNS="80").stdout
     assert max(map(len, text.splitlines())) <= 80
+
+
+UNREAD = [
+    ["check", "ws://127.0.0.1:1/"],
+    ["check", "ws://127.0.0.1:1/", "--json"],
+    ["live"],
+    ["live", "--json"],
+    ["live", "--json", "--watch", "0.01"],
+]
+
+
+@pytest.mark.parametrize("words", UNREAD, ids=shlex.join)
+def test_a_command_whose_output_nobody_reads_ends_without_a_word(tmp_path: Path, words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    variables = environment({"GEVENTWS_LIVE": str(tmp_path / "live")})
+    try:
+        ended = subprocess.run(
+            command(*words), env=variables, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=PATIENCE
+        )
+    finally:
+        os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, "")
 
 
 def test_serve_needs_an_app(directory: Path) -> None:

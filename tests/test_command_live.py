@@ -178,21 +178,6 @@ def test_process_that_answers_nonsense_hides_no_other(tmp_path: Path, where: Pat
         assert told.stderr.startswith("geventws: process 1 does not answer")
 
 
-def test_reader_that_leaves_is_no_mistake(where: Path) -> None:
-    command = [sys.executable, "-m", "geventws", "live"]
-    reading, writing = os.pipe()
-    os.close(reading)
-    done = subprocess.run(
-        command,
-        env=environment({"GEVENTWS_LIVE": str(where)}),
-        stdout=writing,
-        stderr=subprocess.PIPE,
-        timeout=PATIENCE,
-    )
-    os.close(writing)
-    assert (done.returncode, done.stderr) == (0, b"")
-
-
 def test_reason_is_cut_to_what_a_close_may_hold(tmp_path: Path, where: Path) -> None:
     with serve(APP, tmp_path, front_end="server", env={"GEVENTWS_LIVE": str(where)}) as server, ExitStack() as stack:
         name, client = join(server, "ann", stack)

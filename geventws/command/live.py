@@ -61,10 +61,8 @@ def main(arguments: Sequence[str]) -> int:
             return _close(where, chosen.close, chosen.code or 1000, chosen.reason)
         show = _as_json if chosen.json else _as_table
         return _list(where, show) if chosen.watch is None else _watch(where, show, chosen.watch)
-    except BrokenPipeError:  # who reads has seen enough, as head has
-        with suppress(BrokenPipeError):
-            sys.stdout.close()  # or Python would try to write the rest at its exit, and complain
-        return 0
+    except BrokenPipeError:  # of stdout
+        raise
     except MISTAKES as exc:
         complain(exc)
         return 2
