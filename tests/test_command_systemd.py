@@ -203,13 +203,21 @@ def test_a_socket_unit_that_cannot_serve_is_told(
     ("count", "complaint"),
     [
         ("many", "LISTEN_FDS must be a number of sockets, not 'many'$"),
-        ("99", r"file descriptor \d+ of LISTEN_FDS: \w+"),
+        ("99", r"cannot listen on file descriptor \d+ of LISTEN_FDS: \w+"),
+        ("999999999", r"cannot listen on file descriptor \d+ of LISTEN_FDS: \w+"),
     ],
 )
-def test_wrong_variables_are_told(directory: Path, count: str, complaint: str) -> None:
-    words = ["sh", "-c", f'LISTEN_PID=$$ LISTEN_FDS={count} exec "$@"', "sh", *command("good:app")]
+@pytest.mark.parametrize("flags", [[], ["--reload"]])
+def test_wrong_variables_are_told(directory: Path, count: str, complaint: str, flags: list[str]) -> None:
+    words = ["sh", "-c", f'LISTEN_PID=$$ LISTEN_FDS={count} exec "$@"', "sh", *command("good:app", *flags)]
     answer = subprocess.run(
-        words, cwd=directory, env=environment({}), stdin=subprocess.DEVNULL, capture_output=True, text=True
+        words,
+        cwd=directory,
+        env=environment({}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert_one_line(answer, complaint)
 

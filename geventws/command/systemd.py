@@ -21,7 +21,7 @@ PATIENCE = 1.0  # seconds for systemd to take a message
 def descriptors() -> range:
     """Return the file descriptors of the sockets that are meant for this process, or for its parent under --reload.
 
-    Raises ValueError if LISTEN_FDS is no number.
+    Raises ValueError if LISTEN_FDS is no number, OSError naming a descriptor that is not open.
     """
     is_reloaded = os.environ.get("WERKZEUG_RUN_MAIN") == "true"
     if os.environ.get("LISTEN_PID") != str(os.getppid() if is_reloaded else os.getpid()):
@@ -29,7 +29,13 @@ def descriptors() -> range:
     count = os.environ.get("LISTEN_FDS", "")
     if not (count.isascii() and count.isdecimal()):
         raise ValueError(f"LISTEN_FDS must be a number of sockets, not {count!r}")
-    return range(FIRST, FIRST + int(count))
+    found = range(FIRST, FIRST + int(count))
+    for fd in found:
+        try:
+            os.fstat(fd)
+        except OSError as exc:
+            raise _useless(fd, exc) from exc
+    return found
 
 
 def listeners() -> list[Any]:
@@ -49,13 +55,17 @@ def _listener(fd: int) -> Any:
         sock.set_inheritable(False)
         listens = sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as exc:
-        raise OSError(f"cannot listen on file descriptor {fd} of LISTEN_FDS: {exc.strerror}") from exc
+        raise _useless(fd, exc) from exc
     if not listens:
         raise OSError(
             f"cannot listen on file descriptor {fd} of LISTEN_FDS: no listening stream socket; "
             "the socket unit needs ListenStream= and no Accept=yes"
         )
     return sock
+
+
+def _useless(fd: int, error: OSError) -> OSError:
+    return OSError(f"cannot listen on file descriptor {fd} of LISTEN_FDS: {error.strerror}")
 
 
 def notify(state: str) -> None:
