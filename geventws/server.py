@@ -480,7 +480,8 @@ class WebSocketServer(Listener, pywsgi.WSGIServer):  # type: ignore[misc]
     options is an Options, or names and values of some: WebSocketServer(("127.0.0.1", 8000), app,
     options={"ping_interval": 10}); also of those that limit a request head: limit_request_line, limit_request_fields,
     limit_request_field_size. gateway is that of another server: then both have one max_connections, and the other's
-    options of WebSockets. The rest is as WSGIServer has it. Raises TypeError for an unknown argument or option.
+    options of WebSockets; stop() of one ends the WebSockets of both, for good. The rest is as WSGIServer has it. Raises
+    TypeError for an unknown argument or option.
     """
 
     handler_class = WebSocketHandler
