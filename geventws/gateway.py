@@ -253,7 +253,9 @@ class Gateway:
 
     def _finish(self, ws: WebSocket, answer: _Answer) -> None:
         """Close a WebSocket whose view has ended, and wait for the end."""
-        error, answer.error = answer.error or kept_error(ws.environ), None  # whose traceback holds all of this
+        error, kept = answer.error, kept_error(ws.environ)
+        error, answer.error = kept if error is None else error, None  # whose traceback holds all of this
+        del kept
         try:
             if answer.close_code == CloseCode.INTERNAL_ERROR:
                 ws.session.close(answer.close_code, "", "view_failed")

@@ -332,12 +332,29 @@ def test_muted_signal_is_not_sent(told: Told) -> None:
     until_told(told, "closed")
 
 
-def test_failure_is_not_kept_by_what_it_was_told_of(told: Told) -> None:
+@pytest.mark.parametrize("propagates", [False, True])
+def test_failure_is_not_kept_by_what_it_was_told_of(told: Told, propagates: bool) -> None:
     app = flask_app()
-    app.config["PROPAGATE_EXCEPTIONS"] = False
+    app.config["PROPAGATE_EXCEPTIONS"] = propagates
     fail(app, "/fail")
     until(lambda: len(told) == 3, "three signals")
     assert "geventws.error" not in told[0][1].environ
+
+
+def test_failure_that_is_false_is_told_all_the_same(told: Told) -> None:
+    class Nothing(Exception):
+        def __len__(self) -> int:
+            return 0
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        environ["wsgi.websocket"].receive()
+        raise Nothing
+
+    with suppress(Nothing, ConnectionClosed), connect(app, "/") as ws:
+        ws.send("go")
+        assert ws.receive() is None
+    until(lambda: len(told) == 3, "three signals")
+    assert [type(fields["error"]) for name, _, fields in told if name == "view_failed"] == [Nothing]
 
 
 WITHOUT = """
