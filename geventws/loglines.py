@@ -113,12 +113,7 @@ def write(
 ) -> None:
     """Log soon, in the order of the calls, with fields as attributes of the record."""
     if log.isEnabledFor(level):
-        hub = get_hub()
-        writer = _writers.get(hub)
-        if writer is None:
-            writer = _writers[hub] = _Writer()
-        elif writer.greenlet.dead:
-            writer.greenlet = gevent.spawn_raw(writer.run)
+        writer = _writer()
         if writer.lines.qsize() < MOST_LINES:
             writer.lines.put((log, level, line, values, fields))
         else:
@@ -127,9 +122,19 @@ def write(
 
 def wait_for_lines(seconds: float) -> None:
     """Return when the lines of this hub's greenlets are written, after so many seconds at most."""
-    writer = _writers.get(get_hub())
-    if writer is not None:
-        writer.lines.join(seconds)
+    if get_hub() in _writers:
+        _writer().lines.join(seconds)
+
+
+def _writer() -> _Writer:
+    """Return this hub's, whose greenlet a handler may have ended."""
+    hub = get_hub()
+    writer = _writers.get(hub)
+    if writer is None:
+        writer = _writers[hub] = _Writer()
+    elif writer.greenlet.dead:
+        writer.greenlet = gevent.spawn_raw(writer.run)
+    return writer
 
 
 def printable(text: str) -> str:

@@ -65,10 +65,10 @@ class _Turn:
     """When a sender's receivers are told of something: once all have heard what was told of it before."""
 
     def __init__(self, sender: object) -> None:
-        self._sender = id(sender)
-        self._before = _last.get(self._sender)
+        self._sender = sender  # held, or another might have its id before this ends
+        self._before = _last.get(id(sender))
         self._is_over = Event()
-        _last[self._sender] = self
+        _last[id(sender)] = self
 
     def wait(self) -> None:
         """Return when it has come."""
@@ -79,8 +79,8 @@ class _Turn:
         """Let what is told next have its own."""
         self._before = None
         self._is_over.set()
-        if _last[self._sender] is self:
-            del _last[self._sender]
+        if _last[id(self._sender)] is self:
+            del _last[id(self._sender)]
 
 
 def tell(signal: Signal, sender: object, **fields: object) -> None:

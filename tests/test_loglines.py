@@ -194,6 +194,11 @@ def test_a_writer_that_was_killed_is_followed_by_another(errors: Any) -> None:
         until(lambda: len(lines) > number, "the line")  # noqa: B023
         settle()
     assert lines == ["line 0", "line 1", "line 2"]
+    for number in range(3, 5):  # the first of these ends the writer
+        loglines.write(log, logging.INFO, "line %d", number)
+    settle()
+    loglines.wait_for_lines(WITHIN)
+    assert lines[3:] == ["line 3", "line 4"]
 
 
 def test_what_a_peer_says_can_neither_end_a_line_nor_colour_it() -> None:

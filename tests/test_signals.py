@@ -326,6 +326,29 @@ def test_what_is_told_of_a_connection_comes_in_its_order_though_receivers_wait()
     until(lambda: not signals._last, "the end of all turns")
 
 
+def test_receiver_may_connect_and_disconnect_as_it_is_told(told: Told) -> None:
+    heard: list[str] = []
+
+    def second(ws: WebSocket, **fields: Any) -> None:
+        heard.append("second")
+
+    def first(ws: WebSocket, **fields: Any) -> None:
+        heard.append("first")
+        signals.opened.disconnect(first)
+        signals.opened.connect(second)
+
+    signals.opened.connect(first)
+    try:
+        for _ in range(2):
+            with connect(flask_app(), "/echo/ann"):
+                until(lambda: "opened" in [name for name, _, _ in told], "opened")
+            until(lambda: told and told[-1][0] == "closed", "closed")
+            told.clear()
+    finally:
+        signals.opened.disconnect(second)
+    assert heard == ["first", "second"]
+
+
 def test_muted_signal_is_not_sent(told: Told) -> None:
     with signals.opened.muted(), connect(flask_app(), "/echo/ann"):
         pass
