@@ -6,7 +6,7 @@ Knows blinker, which comes with Flask; where it is missing, nothing is told. Kno
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import gevent
@@ -86,21 +86,20 @@ class _Turn:
 def tell(signal: Signal, sender: object, **fields: object) -> None:
     """Call the receivers of a signal now; soon, where this is the hub, which may not wait for them.
 
-    Raises what another greenlet has raised in this one meanwhile, by kill() or a gevent.Timeout, once all have heard.
+    Raises what another greenlet has raised in this one meanwhile, by kill() or a gevent.Timeout. Those who have not
+    heard then hear soon.
     """
     if signal.receivers:
         if getcurrent() is get_hub():
             tell_soon(signal, sender, **fields)
         else:
-            _send(signal, sender, fields, _Turn(sender))
+            _send(_receivers(signal, sender), sender, fields, _Turn(sender))
 
 
 def tell_soon(signal: Signal, sender: object, **fields: object) -> None:
     """Call the receivers of a signal in a greenlet of their own."""
     if signal.receivers:
-        teller = gevent.spawn(_send, signal, sender, fields, _Turn(sender))
-        _tellers.add(teller)
-        teller.rawlink(_tellers.discard)
+        _send_soon(_receivers(signal, sender), sender, fields, _Turn(sender))
 
 
 def wait_for_receivers(seconds: float) -> None:
@@ -109,26 +108,34 @@ def wait_for_receivers(seconds: float) -> None:
     gevent.joinall([teller for teller in _tellers if teller.loop is loop], seconds)
 
 
-def _send(signal: Any, sender: object, fields: dict[str, object], turn: _Turn) -> None:
-    try:
-        interruption = _call(turn.wait)
-        for receiver in () if signal.is_muted else signal.receivers_for(sender):
-            interruption = _call(receiver, sender, **fields) or interruption
-    finally:
-        turn.end()
-    try:
-        if interruption is not None:
-            raise interruption
-    finally:
-        del interruption  # whose traceback holds this frame
+Receivers = Iterator[Callable[..., object]]
 
 
-def _call(receiver: Callable[..., object], *sender: object, **fields: object) -> BaseException | None:
-    """Call a receiver, and log what it raises. Return what was raised in it from outside instead."""
+def _receivers(signal: Any, sender: object) -> Receivers:
+    return iter(()) if signal.is_muted else signal.receivers_for(sender)
+
+
+def _send_soon(*arguments: Any) -> None:
+    teller = gevent.spawn(_send, *arguments)
+    _tellers.add(teller)
+    teller.rawlink(_tellers.discard)
+
+
+def _send(receivers: Receivers, sender: object, fields: dict[str, object], turn: _Turn) -> None:
     try:
-        receiver(*sender, **fields)
+        turn.wait()
+        for receiver in receivers:
+            _call(receiver, sender, fields)
+    except BaseException:  # from outside: this greenlet is to leave at once, whatever the others would do
+        _send_soon(receivers, sender, fields, turn)
+        raise
+    turn.end()
+
+
+def _call(receiver: Callable[..., object], sender: object, fields: dict[str, object]) -> None:
+    try:
+        receiver(sender, **fields)
     except BaseException as exc:  # the connection, the other receivers and the program are not to suffer for it
         if comes_from_outside(exc):
-            return exc
+            raise
         log.exception("a receiver of a signal failed: %r", receiver)
-    return None

@@ -21,7 +21,7 @@ from geventws.flask import Sockets
 from geventws.testing import Refused, connect
 from geventws.websocket import WebSocket
 
-from .pairs import until
+from .pairs import WITHIN, until
 from .servers import ROOT
 
 Told = list[tuple[str, Any, dict[str, Any]]]
@@ -275,7 +275,7 @@ def run_out_of_time() -> None:
 
 
 @pytest.mark.parametrize("interrupt", [be_killed, run_out_of_time])
-def test_interruption_of_a_view_passes_its_receivers_once_all_have_heard(
+def test_interruption_of_a_view_passes_its_receivers_at_once_and_all_hear(
     told: Told, interrupt: Callable[[], None]
 ) -> None:
     caught: list[BaseException] = []
@@ -290,8 +290,13 @@ def test_interruption_of_a_view_passes_its_receivers_once_all_have_heard(
         return []
 
     with ExitStack() as stack:
-        stack.enter_context(signals.opened.connected_to(lambda ws, **fields: gevent.sleep(60)))
         connect_a_crowd(stack, signals.opened, lambda ws, number, **fields: heard.append(number))
+        for _ in range(2):  # of which the interruption ends one
+
+            def slow(ws: WebSocket, **fields: Any) -> None:
+                gevent.sleep(0.01 if caught else WITHIN)
+
+            stack.enter_context(signals.opened.connected_to(slow))
         with suppress(ConnectionClosed), connect(app, "/") as ws:
             ws.receive()
         until_told(told, "opened", "closed")
