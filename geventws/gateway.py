@@ -123,6 +123,7 @@ class Gateway:
         most = options.max_connections_per_address
         self.addresses = None if most is None else Addresses(most, proxies, counts)
         self._closing = False
+        self._is_closing_all = False
         self._was_hijacked = False  # a socket of it was
         self._idle = Event()
         self._idle.set()
@@ -305,6 +306,24 @@ class Gateway:
         """
         self.begin_stop()
         end = monotonic() + within
+        if self._is_closing_all:  # by another call, at its pace
+            self._idle.wait(max(within, 0))
+        else:
+            self._is_closing_all = True
+            try:
+                self._close_all(end, within)
+            finally:
+                self._is_closing_all = False
+        for greenlet in list(self.live.values()):
+            gevent.kill(greenlet)
+        self._idle.wait(LAST_WAIT)
+        now = monotonic()
+        end = min(max(end, now + LAST_WAIT), now + NEWS_GRACE)
+        signals.wait_for_receivers(end - now)
+        loglines.wait_for_lines(max(end - monotonic(), 0))
+
+    def _close_all(self, end: float, within: float) -> None:
+        """Close the live WebSockets, until a moment that is `within` seconds from now."""
         rate = max(self.options.closes_per_second, 2 * len(self.live) / max(within, CLOSING_PAUSE))
         batch = math.ceil(rate * CLOSING_PAUSE)
         pause = batch / rate
@@ -318,13 +337,6 @@ class Gateway:
             for ws in waiting[:batch]:
                 ws.session.close(self.options.shutdown_code, self.options.shutdown_reason, "shutdown")
             self._idle.wait(min(pause, max(end - monotonic(), 0)))
-        for greenlet in list(self.live.values()):
-            gevent.kill(greenlet)
-        self._idle.wait(LAST_WAIT)
-        now = monotonic()
-        end = min(max(end, now + LAST_WAIT), now + NEWS_GRACE)
-        signals.wait_for_receivers(end - now)
-        loglines.wait_for_lines(max(end - monotonic(), 0))
 
     def _kill_deaf(self, ended: dict[WebSocket, float]) -> None:
         """Kill, once, each view that does not notice the end of its WebSocket. `ended` holds when to kill it."""

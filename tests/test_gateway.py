@@ -586,6 +586,25 @@ def test_stop_kills_a_view_that_does_not_notice_the_end(ask: Any, monkeypatch: p
     assert killed == ["deaf"]
 
 
+def test_a_second_stop_closes_nothing_faster_and_ends_all_at_its_own_end(
+    ask: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "geventws")
+    gateway = Gateway(Options(closes_per_second=1))
+    asked = [ask(of_view(wait), gateway) for _ in range(3)]
+    for each in asked:
+        each.peer.open()
+    first = gevent.spawn(gateway.stop, WITHIN)
+    settle()
+    gateway.stop(0.05)
+    assert not gateway.live
+    first.get(timeout=WITHIN)
+    for each in asked:
+        each.end()
+    told = [line for line in caplog.messages if line.startswith("stopping")]
+    assert told == ["stopping: closing 3 WebSockets within 3.0 s"]
+
+
 @pytest.mark.parametrize("within", [0.05, 0])
 def test_stop_kills_what_is_still_there_at_its_end(ask: Any, within: float) -> None:
     gateway = Gateway(Options())
