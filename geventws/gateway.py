@@ -11,6 +11,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from itertools import chain
@@ -257,14 +258,15 @@ class Gateway:
         error, kept = answer.error, kept_error(ws.environ)
         error, answer.error = kept if error is None else error, None  # whose traceback holds all of this
         del kept
-        try:
-            if answer.close_code == CloseCode.INTERNAL_ERROR:
-                ws.session.close(answer.close_code, "", "view_failed")
-                if signals.view_failed.receivers:
-                    signals.tell(signals.view_failed, ws, **about(ws), error=error)
-        finally:
-            del error
-            ws.finish(answer.close_code, answer.close_reason)
+        with suppress(gevent.GreenletExit):  # the end of the view is near anyhow, and the server is to log it
+            try:
+                if answer.close_code == CloseCode.INTERNAL_ERROR:
+                    ws.session.close(answer.close_code, "", "view_failed")
+                    if signals.view_failed.receivers:
+                        signals.tell(signals.view_failed, ws, **about(ws), error=error)
+            finally:
+                del error
+                ws.finish(answer.close_code, answer.close_reason)
 
     def _accept_soon(self, ws: WebSocket, upgrade: Upgrade) -> None:
         ws.accept_soon(partial(self._may_accept, ws, upgrade))

@@ -358,6 +358,18 @@ def slow_log(seconds: float) -> Iterator[list[str]]:
         over.set()
 
 
+@pytest.mark.parametrize("used", [wait, leave, fail])
+def test_kill_that_comes_while_the_peer_is_waited_for_is_an_end_like_any_other(ask: Any, used: Any) -> None:
+    asked = ask(of_view(used))
+    asked.peer.open()
+    if used is not leave:
+        asked.peer.sock.sendall(close_frame())
+    settle()  # the peer leaves the connection open
+    assert not asked.running.ready()
+    asked.running.kill()
+    assert (asked.raised, asked.body) == (None, ())
+
+
 def test_view_that_is_killed_while_its_failure_is_logged_leaves_no_websocket_open(ask: Any) -> None:
     with slow_log(60):
         asked = ask(raising(KeyError("in the view"), used=True))
