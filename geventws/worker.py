@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import fields
 from datetime import datetime
 from http import HTTPStatus
@@ -177,7 +178,7 @@ class _Upgrade(Upgrade):
         try:
             self._write(worker.run_upgrade(self._environ, self))
         except (gevent.GreenletExit, SystemExit):
-            pass
+            self._answer_killed()
         except (Exception, gevent.Timeout) as exc:
             self._fail(exc)
         finally:
@@ -209,6 +210,14 @@ class _Upgrade(Upgrade):
             log.increment("gunicorn.request.status.101", 1)
         else:
             log.access(*seen)
+
+    def _answer_killed(self) -> None:
+        """Answer a handshake whose view was killed before it had decided."""
+        response = self._response
+        if response is not None and response.status is None:
+            response.start_response("500 Internal Server Error", [("Content-Length", "0")])
+            with suppress(OSError):
+                self._write(())
 
     def _fail(self, exc: BaseException) -> None:
         worker = self._worker

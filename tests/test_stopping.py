@@ -153,6 +153,22 @@ def assert_ends(sock: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_handshake_that_its_view_never_decides_is_answered_at_the_end(tmp_path: Path, front_end: str) -> None:
+    env = {"GEVENTWS_ACCEPT_AFTER": "off"}
+    with serve(APP, tmp_path, front_end=front_end, arguments=SHORT[front_end], env=env) as server:
+        with server.socket() as undecided, server.connect("/echo") as ws:
+            undecided.sendall(upgrade_request("/idle-unused"))
+            ws.send("are you there")
+            assert ws.recv(DEADLINE) == "are you there"
+            server.process.send_signal(signal.SIGTERM)
+            assert closing(ws) == (1012, "server restarting")
+            assert undecided.recv(100).startswith(b"HTTP/1.1 500 ")
+        assert exit_status(server) == 0
+        assert re.search('"GET /idle-unused HTTP/1.1" 500 ', server.log)
+        assert_left_by_themselves(server)
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_server_leaves_as_soon_as_the_last_peer_has_answered(tmp_path: Path, front_end: str) -> None:
     arguments, env = LONG[front_end], {"GEVENTWS_CLOSE_TIMEOUT": "150"}
     with serve(APP, tmp_path, front_end=front_end, arguments=arguments, env=env) as server, Crowd(server) as crowd:
