@@ -8,48 +8,52 @@
 #define Py_LIMITED_API 0x030A0000
 #include <Python.h>
 #include <stdbool.h>
-#include <string.h>
 #include <zlib.h>
 
-enum { SMALL = 2048, INFLATED = 8192 };
+#include "_frame.h"
+
+enum { SMALL = 2048 };
 
 /* What every flush ends with, and a block that ends the stream: see permessage_deflate.py. */
 static const unsigned char tail[] = {0x00, 0x00, 0xff, 0xff, 0x03, 0x00};
 
-/* Of the module: no other thread runs while a function of it does. */
-typedef struct {
-    z_stream stream;
-    bool ready;
-} State;
+/* No other thread runs while a function of this module does. */
+static z_stream stream;
 
-/* Where the payload of the frame begins, and its size; false where the frame is not whole, not small or not masked. */
-static bool find_payload(const unsigned char *frame, Py_ssize_t available, Py_ssize_t *begin, Py_ssize_t *size)
+static bool prepare(void)
 {
-    if (available < 2 || !(frame[1] & 0x80) || frame[1] == 0xff) /* eight bytes of length: not small */
-        return false;
-    *begin = 6;
-    *size = frame[1] & 0x7f;
-    if (*size == 126 && available >= 4) {
-        *begin = 8;
-        *size = frame[2] << 8 | frame[3];
-        if (*size < 126) /* not in the fewest bytes */
-            return false;
-    }
-    return *size <= SMALL && *begin + *size <= available;
+    if (stream.state)
+        return inflateReset(&stream) == Z_OK;
+    return inflateInit2(&stream, -15) == Z_OK;
 }
 
-static bool prepare(State *state)
+/* Have `inflated`, of INFLATED bytes, hold what the frame's payload becomes; return its size, and in *stop that of the
+   frame. -1 for anything else. */
+static Py_ssize_t inflate_payload(const char *frame, Py_ssize_t available, Py_ssize_t most, char *inflated,
+                                  Py_ssize_t *stop)
 {
-    if (state->ready)
-        return inflateReset(&state->stream) == Z_OK;
-    return state->ready = inflateInit2(&state->stream, -15) == Z_OK;
+    Py_ssize_t begin, size = payload_size(frame, available, &begin);
+    char deflated[SMALL + sizeof tail];
+    if (size < 0 || size > SMALL || begin + size > available || !prepare())
+        return -1;
+    combine(deflated, frame + begin, size, frame + begin - 4, 0);
+    memcpy(deflated + size, tail, sizeof tail);
+    stream.next_in = (unsigned char *)deflated;
+    stream.avail_in = (uInt)(size + sizeof tail);
+    stream.next_out = (unsigned char *)inflated;
+    stream.avail_out = INFLATED;
+    /* All of it, and no byte left: what holds the end of a DEFLATE stream inside has bytes left. */
+    if (inflate(&stream, Z_FINISH) != Z_STREAM_END || stream.avail_in)
+        return -1;
+    Py_ssize_t received = INFLATED - stream.avail_out;
+    *stop = begin + size;
+    return received < most ? received : -1;
 }
 
 static PyObject *inflate_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    char *data;
-    Py_ssize_t end, begin, size;
-    unsigned char deflated[SMALL + sizeof tail], inflated[INFLATED];
+    char *data, inflated[INFLATED];
+    Py_ssize_t end, stop;
     if (count != 3)
         return PyErr_Format(PyExc_TypeError, "inflate_frame() takes 3 arguments, not %zd", count);
     if (PyBytes_AsStringAndSize(args[0], &data, &end))
@@ -60,39 +64,27 @@ static PyObject *inflate_frame(PyObject *module, PyObject *const *args, Py_ssize
     if (start < 0 || start > end)
         return PyErr_Format(PyExc_ValueError, "inflate_frame() of %zd bytes from %zd", end, start);
 
-    const unsigned char *frame = (unsigned char *)data + start;
-    State *state = PyModule_GetState(module);
-    if (!find_payload(frame, end - start, &begin, &size) || !prepare(state))
+    Py_ssize_t size = inflate_payload(data + start, end - start, most, inflated, &stop);
+    if (size < 0)
         Py_RETURN_NONE;
-    for (Py_ssize_t i = 0; i < size; i++)
-        deflated[i] = frame[begin + i] ^ frame[begin - 4 + i % 4];
-    memcpy(deflated + size, tail, sizeof tail);
-    z_stream *stream = &state->stream;
-    stream->next_in = deflated;
-    stream->avail_in = (uInt)(size + sizeof tail);
-    stream->next_out = inflated;
-    stream->avail_out = INFLATED;
-    /* All of it, and no byte left: what holds the end of a DEFLATE stream inside has bytes left. */
-    if (inflate(stream, Z_FINISH) != Z_STREAM_END || stream->avail_in)
-        Py_RETURN_NONE;
-    Py_ssize_t received = INFLATED - stream->avail_out;
-    if (received >= most)
-        Py_RETURN_NONE;
-    return Py_BuildValue("(y#n)", inflated, received, start + begin + size);
-}
-
-static void free_state(void *module)
-{
-    State *state = PyModule_GetState(module);
-    if (state && state->ready)
-        inflateEnd(&state->stream);
+    return Py_BuildValue("(y#n)", inflated, size, start + stop);
 }
 
 static PyMethodDef methods[] = {{"inflate_frame", (PyCFunction)(void (*)(void))inflate_frame, METH_FASTCALL, NULL},
                                 {NULL}};
 
+static int fill(PyObject *module)
+{
+    PyObject *function = PyCapsule_New((void *)inflate_payload, INFLATE_CAPSULE, NULL);
+    int failed = PyModule_AddObjectRef(module, "inflate_payload", function);
+    Py_XDECREF(function);
+    return failed;
+}
+
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, fill}, {0, NULL}};
+
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, .m_name = "_inflate", .m_size = sizeof(State), .m_methods = methods, .m_free = free_state};
+    PyModuleDef_HEAD_INIT, .m_name = "_inflate", .m_methods = methods, .m_slots = slots};
 
 PyMODINIT_FUNC PyInit__inflate(void)
 {

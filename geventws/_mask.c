@@ -6,25 +6,8 @@
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030A0000
 #include <Python.h>
-#include <stdint.h>
-#include <string.h>
 
-static void combine(char *to, const char *from, Py_ssize_t size, const char *key, Py_ssize_t turn)
-{
-    char turned[8]; /* the key twice, from its byte `turn` on */
-    uint64_t keys, octets;
-    Py_ssize_t i = 0;
-    for (int k = 0; k < 8; k++)
-        turned[k] = key[(turn + k) % 4];
-    memcpy(&keys, turned, 8);
-    for (; i + 8 <= size; i += 8) { /* the compiler makes SIMD of it */
-        memcpy(&octets, from + i, 8);
-        octets ^= keys;
-        memcpy(to + i, &octets, 8);
-    }
-    for (; i < size; i++)
-        to[i] = from[i] ^ turned[i % 4];
-}
+#include "_frame.h"
 
 static PyObject *mask(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from .errors import CloseCode, ConnectionClosed, InvalidPayload, MessageTooBig, ProtocolError
+from .fast import ConnectionFields, take_back
 from .frames import (
     BINARY,
     CLOSE,
@@ -106,7 +107,7 @@ class Failure(NamedTuple):
 Event = str | bytes | Ping | Pong | Close | Failure
 
 
-class Connection:
+class Connection(ConnectionFields):
     """One end of an open WebSocket.
 
     A server's by default; client=True masks what it sends and refuses masked frames (§5.1). deflate
@@ -114,22 +115,15 @@ class Connection:
     """
 
     __slots__ = (
-        "_buffer",
         "_client",
         "_failure",
         "_header",
         "_left",
-        "_message",
         "_most_inflated",
         "_offset",
         "_pongs",
         "close_code",
         "close_reason",
-        "deflate",
-        "inflated",
-        "limited",
-        "max_message_size",
-        "state",
     )
 
     def __init__(
@@ -140,6 +134,7 @@ class Connection:
         self.close_reason = ""
         self.max_message_size = max_message_size
         self.deflate = deflate
+        self._piece_size = 0  # payload bytes of a frame of which C has a part
         self.inflated = 0  # bytes that compressed messages became
         self.limited = False  # receive_data() stopped at its limit: call it again
         self._client = client
@@ -163,6 +158,7 @@ class Connection:
         if self.state is not OPEN and not self._may_receive:
             return events
         start = 0
+        data = take_back(self) + data if self._piece_size else data
         if self._buffer:
             start = self._offset
             data, start = (self._buffer[start:] + data, 0) if data else (self._buffer, start)
@@ -365,6 +361,7 @@ class Connection:
         self._settle(CloseCode.ABNORMAL_CLOSURE, reason)
         self._message = self.deflate = None
         self._buffer, self._offset, self.limited = b"", 0, False
+        take_back(self)
         self._pongs.clear()
         self.state = NEXT[self.state, EOF]
 

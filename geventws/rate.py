@@ -51,16 +51,16 @@ class RatedSession(Session):
         self._is_held = False
         self._hold = Deadline(self._release)
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes, inflated: int = 0, size: int = 0) -> None:
         """Take in bytes, as many frames as there are tokens and one more. That one shows that the peer is too fast."""
         if self.connection.state is not OPEN:
-            super().data_received(data)
+            super().data_received(data, inflated, size)
             return
         now = monotonic()
         self._tokens = min(self._tokens + (now - self._earned_at) * self._rate, BURST * self._rate)
         self._earned_at = now
         self.most_frames = max(min(int(self._tokens) + 1, self._options.max_queue), 1)
-        super().data_received(data)
+        super().data_received(data, inflated, size)
         seen = self.messages_received + self._controls
         self._tokens -= seen - self._paid
         self._paid = seen

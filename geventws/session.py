@@ -21,12 +21,13 @@ from .closing import Closing
 from .connection import CLOSED, FAILING, OPEN, REMOTE_CLOSING, Close, Connection, Event, Ping, Pong
 from .ending import Owner, tell_end
 from .errors import CloseCode
+from .fast import SessionFields
 from .keepalive import Keepalive
 from .lifetime import Lifetime
 from .loglines import about, describe, printable, route_of
 from .message import Prepared, Sendable
 from .options import Options
-from .transport import NO_MEMORY, Transport
+from .transport import Transport
 from .turns import TURN, Turns, streak_of_hub, turns
 
 log = logging.getLogger("geventws")
@@ -44,28 +45,19 @@ SMALL_SHARE = 8192  # bytes
 message_watchers: list[Callable[[str | None, str, int, int], object]] = []
 
 
-class Session:
+class Session(SessionFields):
     """What a WebSocket has once its handshake is complete. Only the hub's thread may touch it."""
 
     __slots__ = (
         "_closing",
-        "_hub",
         "_lifetime",
         "_options",
         "_owner",
         "_resuming",
-        "_turns",
         "_watchers",
         "cause",
-        "connection",
-        "debug",
         "keepalive",
-        "messages_received",
-        "most_frames",
-        "queue",
-        "reader",
         "route",
-        "transport",
     )
 
     def __init__(
@@ -187,8 +179,11 @@ class Session:
 
     # Owner of the transport: in hub callbacks
 
-    def data_received(self, data: bytes) -> None:
-        """Take in bytes: answer control frames, queue messages, wake the reader."""
+    def data_received(self, data: bytes, inflated: int = 0, size: int = 0) -> None:
+        """Take in bytes: answer control frames, queue messages, wake the reader.
+
+        Of the messages that came before them in the same read, the length is size. Bytes were inflated for them.
+        """
         connection, transport, queue = self.connection, self.transport, self.queue
         waiting = len(queue)
         limit = self.most_frames
@@ -197,9 +192,12 @@ class Session:
         is_open = connection.state is OPEN
         others = []
         try:
-            events = connection.receive_data(data, limit) if self._turns is None else self._inflate(data, limit)
+            if self._turns is None:
+                events = connection.receive_data(data, limit)
+            else:
+                events = self._inflate(data, limit, inflated, size)
         except MemoryError:
-            transport.abort(NO_MEMORY)  # the bytes that it was in the middle of are lost
+            transport.give_up()  # the bytes that it was in the middle of are lost
             return
         for event in events:
             if self.debug:
@@ -213,9 +211,12 @@ class Session:
             self._answer(others)
         if queue and self.reader is not None:
             self._wake_reader()
-        # A reader that was woken has mostly taken all of it by now.
-        if connection.limited or (queue and self._is_full()):
-            transport.pause_reading()
+        self.pause_if_full()
+
+    def pause_if_full(self) -> None:
+        """Read no more for now, if what has come is as much as may wait; a reader that was woken mostly took all."""
+        if self.connection.limited or (self.queue and self._is_full()):
+            self.transport.pause_reading()
             if not self._is_full():
                 self.go_on_reading()
 
@@ -242,18 +243,19 @@ class Session:
         else:
             self.close()
 
-    def _inflate(self, data: bytes, limit: int) -> list[Event]:
+    def _inflate(self, data: bytes, limit: int, inflated: int, size: int) -> list[Event]:
         """Return the events of data, where what may be compressed is inflated in turns with others."""
         connection, turns = self.connection, self._turns
         assert turns is not None
         # A floor, or a peer that leaves a few bytes of room has a megabyte inflated in steps of so many.
         room = max(self._options.max_message_size - self._queue_size(), SMALL_SHARE)
-        inflated = connection.inflated
+        before = connection.inflated - inflated
         # A few bytes may inflate to a megabyte, from each of many peers: others are not to wait for all of them.
-        events = connection.receive_data(data, limit, min(room, SHARE if turns.left > 0 else SMALL_SHARE))
-        if connection.inflated > inflated:
-            # What the view does with a message costs at least as much again.
-            turns.spend(connection.inflated - inflated + sum(map(len, events)))  # what is no message has a length of 2
+        share = min(room, SHARE if turns.left > 0 else SMALL_SHARE)
+        events = connection.receive_data(data, limit, share - inflated)
+        if connection.inflated > before:
+            # What the view does with a message costs at least as much again. What is no message has a length of 2.
+            turns.spend(connection.inflated - before + size + sum(map(len, events)))
         return events
 
     def _is_full(self) -> bool:

@@ -19,6 +19,8 @@ from gevent import get_hub, getcurrent, monkey
 from gevent._hub_local import get_hub_if_exists
 from gevent.event import Event
 
+from . import fast
+
 T = TypeVar("T")
 
 LOOK = 1.0  # seconds after which a thread that waits asks whether the hub still runs
@@ -35,6 +37,7 @@ class HubEnded(RuntimeError):
 class _Here(_local):  # type: ignore[misc, valid-type]
     """What is of this OS thread."""
 
+    poller: object = None
     hub: Any = None  # the one of home(): reading it never makes a hub, and two threads never have the same
 
 
@@ -85,6 +88,7 @@ def home() -> Any:
     if here.hub is not hub:
         _doors[hub] = _Door(hub.loop)
         here.hub = hub
+        here.poller = fast.enter(hub)
     return hub
 
 

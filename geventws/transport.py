@@ -22,6 +22,7 @@ import gevent.socket
 from gevent import get_hub
 
 from .deadlines import Deadline
+from .fast import TransportFields, watch
 
 try:
     import fcntl
@@ -40,9 +41,7 @@ RECORD = 16_384
 NOT_SENT = 262_144
 DISCARD_PAUSE = 0.01  # seconds between two reads of what is thrown away
 
-NO_MEMORY = "out of memory"
-
-_READ, _WRITE = 1, 2
+_WRITE = 2
 _NOTHING = memoryview(b"")
 _NOT_SENT = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -65,24 +64,19 @@ class Owner(Protocol):
         """The peer took what was waiting, down to half of max_outbox or less."""
 
 
-class Transport:
+class Transport(TransportFields):
     """A byte pipe over a connected gevent socket, plain or TLS, which it closes in the end.
 
     write() takes data whole and never waits: what the kernel does not take stays in the outbox.
     """
 
     __slots__ = (
-        "_corked",
         "_discard",
         "_end",
         "_eof",
-        "_finishing",
         "_loop",
         "_max_outbox",
-        "_outbox",
-        "_owner",
         "_paused",
-        "_pipe",
         "_read_watcher",
         "_rest",
         "_send_deadline",
@@ -91,14 +85,7 @@ class Transport:
         "_taken",
         "_tls",
         "_write_watcher",
-        "blocked",
-        "broken",
-        "bytes_received",
-        "bytes_sent",
         "closed",
-        "congested",
-        "last_received",
-        "reading",
         "undelivered",
     )
 
@@ -108,10 +95,12 @@ class Transport:
         self._max_outbox = max_outbox
         self._send_timeout = send_timeout
         self._tls = hasattr(sock, "pending")
+        self._fd = -1
         if type(sock) is gevent.socket.socket:
             # gevent's own recv and send would park the greenlet, and its two watchers weigh 500 bytes.
             kind = sock._sock.family, sock._sock.type, sock._sock.proto  # which the system would be asked for, else
             sock = _socket.socket(*kind, sock.detach())
+            self._fd = sock.fileno()  # which nobody else can close
         self._sock = sock
         sock.setblocking(False)
         # A TLS socket has its protocol in gevent's wrapper, which honours the missing timeout.
@@ -131,7 +120,7 @@ class Transport:
         self._send_deadline: Deadline | None = None
         self._taken = 0  # bytes that the peer's system had when that deadline was set
         self._write_watcher: Any = None
-        self._read_watcher = self._loop.io(sock.fileno(), _READ)
+        self._read_watcher = watch(self._loop, sock.fileno())
         self.closed = False
         self.reading = False  # what the peer sends now would be read
         self.blocked = False  # the peer did not take all it was sent
@@ -185,10 +174,10 @@ class Transport:
         except _NOT_NOW:
             return
         except OSError as exc:
-            self._end_soon(partial(self._lose, "reset", _explain(exc)))
+            self._fail_reading(exc)
             return
         except MemoryError:
-            self.abort(NO_MEMORY)  # let out, it would stop the watcher: the connection would stay, and hear nothing
+            self.give_up()  # let out, it would stop the watcher: the connection would stay, and hear nothing
             return
         if not data:
             self._end_soon(self._take_eof)
@@ -199,6 +188,9 @@ class Transport:
             self._discard_slowly()
         else:
             self._owner.data_received(data)
+
+    def _fail_reading(self, exc: OSError) -> None:
+        self._end_soon(partial(self._lose, "reset", _explain(exc)))
 
     def _end_soon(self, end: Callable[[], None]) -> None:
         """End behind this pass of the loop. Thousands may leave in one pass, and those who stay are read first."""
@@ -245,9 +237,7 @@ class Transport:
                 outbox += data
             elif more and len(outbox) + len(data) < CORK_SIZE:
                 outbox += data
-                if not self._corked:
-                    self._corked = True
-                    self._loop.run_callback(self._uncork)
+                self._uncork_soon()
                 return
             elif outbox:
                 if self._tls or len(data) < CORK_SIZE:
@@ -264,13 +254,25 @@ class Transport:
                     self._break(exc)
                     return
                 self.bytes_sent += sent
-                if sent == len(data):
-                    return
-                self._rest = memoryview(data)[sent:]
-                self._wait_for_room(progress=True)
+                if sent < len(data):
+                    self._keep_rest(data, sent)
+                return
         except MemoryError:
-            self.abort(NO_MEMORY)  # what has left may be half a frame
+            self.give_up()  # what has left may be half a frame
             raise
+        self._note_congestion()
+
+    def _keep_rest(self, data: bytes, start: int) -> None:
+        """Have the rest of a write wait, before which nothing does."""
+        self._rest = memoryview(data)[start:]
+        self._block()
+
+    def _block(self) -> None:
+        """Have what waits leave once the peer takes more."""
+        self._wait_for_room(progress=True)
+        self._note_congestion()
+
+    def _note_congestion(self) -> None:
         if self.waiting > self._max_outbox and not self.congested:
             self.congested = True
             self._update_reading()
@@ -286,6 +288,11 @@ class Transport:
                     break
                 sent += size
         return sent
+
+    def _uncork_soon(self) -> None:
+        if not self._corked:
+            self._corked = True
+            self._loop.run_callback(self._uncork)
 
     def _uncork(self) -> None:
         self._corked = False
@@ -312,7 +319,7 @@ class Transport:
             self._break(exc)
             return
         except MemoryError:
-            self.abort(NO_MEMORY)  # how much of it has left nobody knows
+            self.give_up()  # how much of it has left nobody knows
             return
         self.bytes_sent += sent
         self._rest = rest[sent:]
@@ -324,7 +331,7 @@ class Transport:
             else:
                 outbox += data
         except MemoryError:
-            self.abort(NO_MEMORY)
+            self.give_up()
             return
         if self.waiting:
             self._wait_for_room(progress=sent > 0)
@@ -458,6 +465,10 @@ class Transport:
             with suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self._lose(cause, reason)
+
+    def give_up(self) -> None:
+        """Close at once for want of memory."""
+        self.abort("out of memory")
 
     def close(self) -> None:
         """Close at once."""

@@ -14,15 +14,17 @@ from weakref import WeakKeyDictionary
 import gevent
 from gevent import get_hub
 
+from .fast import StreakFields, TurnsFields
+
 TURN = 0.005  # seconds that a view may go on before the loop looks at sockets and timers
 SENDS = 64  # of a view to its own WebSocket, for the same
 WORK_PER_PASS = 1 << 18  # bytes inflated: a quarter of a millisecond, and more for a view that gets them
 
 
-class Streak:
+class Streak(StreakFields):
     """The WebSocket that one hub sends to, and since when it sends to no other, within one pass of the loop."""
 
-    __slots__ = ("_count", "_now", "_pass", "target", "until")
+    __slots__ = ("_count", "_now", "_pass")
 
     def __init__(self, loop: Any) -> None:
         self.target: object = None
@@ -47,10 +49,10 @@ def pause() -> None:
     gevent.sleep(1e-9)
 
 
-class Turns:
+class Turns(TurnsFields):
     """What the work of one hub has cost in this pass of its loop, and who waits for the next pass."""
 
-    __slots__ = ("_timer", "_waiting", "left")
+    __slots__ = ("_waiting",)
 
     def __init__(self, loop: Any) -> None:
         self.left = WORK_PER_PASS  # bytes that may still be inflated in this pass

@@ -7,7 +7,6 @@ server nor framework.
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gevent import Timeout, getcurrent, kill
 
-from . import handshake, signals
-from .connection import FAILING, OPEN, REMOTE_CLOSING
+from . import fast, handshake, signals
+from .connection import FAILING, OPEN, REMOTE_CLOSING, Connection
 from .errors import CloseCode, ConnectionClosed, HandshakeError, WebSocketError
 from .frames import close_payload
 from .late import LateSends
@@ -30,16 +29,15 @@ from .rate import RatedSession
 from .session import Session
 from .shown import ForViews
 from .threads import HubEnded, call, here, home
-from .turns import TURN, pause, streak_of_hub
-
-log = logging.getLogger("geventws")
+from .transport import Transport
+from .turns import TURN, Streak, Turns, pause, streak_of_hub
 
 T = TypeVar("T")
 
 _numbers = itertools.count(1)
 
 
-class WebSocket(metaclass=ForViews):
+class WebSocket(fast.WebSocketFields, metaclass=ForViews):
     """A WebSocket as the view sees it, in environ["wsgi.websocket"].
 
     Any greenlet or thread may call any method at any time, but only one may wait in receive(). What another thread than
@@ -55,19 +53,12 @@ class WebSocket(metaclass=ForViews):
     __slots__ = (
         "__dict__",
         "__weakref__",
-        "_end_told",
-        "_hub",
         "_late",
         "_number",
         "_opening",
         "_options",
-        "_session",
-        "_streak",
-        "_turn_ends",
         "_view",
-        "before_wait",
         "environ",
-        "messages_sent",
         "opened_at",
         "subprotocol",
     )
@@ -266,14 +257,18 @@ class WebSocket(metaclass=ForViews):
             self.on_hub(WebSocket.send, message, binary)
             return
         session = self._session or self._open()
-        transport = session.transport
-        if transport.congested:  # a view that gives up waiting each time must not fill the memory either
+        if session.transport.congested:  # a view that gives up waiting each time must not fill the memory either
             self._wait_for_room(session)
         try:
             self._write(session, message, binary)
         except ConnectionClosed:
             self._drop_or_raise(session)
             return
+        self._after_send(session)
+
+    def _after_send(self, session: Session) -> None:
+        """Wait for the peer where it has to catch up, and let others run where it is their turn."""
+        transport = session.transport
         if transport.congested or transport.broken:
             self._wait_for_room(session)
             if transport.broken:
@@ -546,3 +541,7 @@ class WebSocket(metaclass=ForViews):
 
 def _two_readers() -> RuntimeError:
     return RuntimeError("another greenlet is waiting in receive() of this WebSocket; only one can")
+
+
+# Last, as it takes the methods for those of which it does the plain cases.
+fast.take_over(WebSocket, Transport, Connection, Session, Streak, Turns, OPEN)

@@ -123,7 +123,8 @@ def test_help_shows_unit_and_default_of_every_option(tmp_path: Path) -> None:
 
 
 def test_version_tells_what_runs_in_c(tmp_path: Path) -> None:
-    parts = {"geventws._mask": "_mask", "geventws._inflate": "_inflate", "zlib_ng": r"zlib-ng \d\S+"}
+    ours = ("_fast", "_mask", "_inflate")
+    parts = {f"geventws.{name}": name for name in ours} | {"zlib_ng": r"zlib-ng \d\S+"}
     found = [part for module, part in parts.items() if find_spec(module)]
     in_c = f"with {', '.join(found)}" if found else "in pure Python"
     for pure, expected in (("", in_c), ("1", "in pure Python")):

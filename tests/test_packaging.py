@@ -160,7 +160,8 @@ def test_wheel_holds_the_package_and_nothing_else(packages: Packages) -> None:
         licences = [name for name in wheel.namelist() if name.endswith("LICENSE")]
     sources = {".py", ".pyi", ".typed", ".js"}
     expected = {str(path.relative_to(ROOT)) for path in (ROOT / "geventws").rglob("*") if path.suffix in sources}
-    assert set(names) == expected | {"geventws/_inflate.abi3.so", "geventws/_mask.abi3.so"}
+    modules = ["_inflate", "_mask", *["_fast"] * (sys.platform == "linux")]
+    assert set(names) == expected | {f"geventws/{name}.abi3.so" for name in modules}
     assert "-cp310-abi3-" in packages.wheel.name  # one for all Pythons
     assert "geventws/py.typed" in names
     assert len(licences) == 1
@@ -170,7 +171,8 @@ def test_sdist_holds_what_a_build_and_its_reader_need(packages: Packages) -> Non
     with tarfile.open(packages.sdist) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
     assert names >= {"LICENSE", "README.md", "CHANGELOG.md", "setup.cfg", "setup.py", "pyproject.toml"}
-    assert names >= {"geventws/py.typed", "geventws/_mask.c", "geventws/_inflate.c", "geventws/static/geventws.js"}
+    assert names >= {"geventws/py.typed", "geventws/static/geventws.js"}
+    assert names >= {f"geventws/{name}" for name in ("_fast.c", "_frame.h", "_inflate.c", "_mask.c")}
     # All tests or none: setuptools takes the files named test_*.py by itself, which are of no use alone.
     tests = {name for name in names if name.startswith("tests/")}
     assert tests == set() or {"tests/servers.py", "tests/conftest.py", "tests/apps.py"} <= tests

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from .. import __version__, frames, permessage_deflate
+from .. import __version__, fast, frames, permessage_deflate
 from ..options import Options, RequestLimits, parse
 from .listen import ADDRESS, is_local
 
@@ -47,7 +47,8 @@ The word serve may be left out.
 def version() -> str:
     """Return our version, and what does a part of the work in C."""
     zlib_ng = permessage_deflate.zlib_ng
-    in_c = ["_mask"] if frames.mask is not frames.mask_in_python else []
+    in_c = ["_fast"] if fast.is_compiled else []
+    in_c += ["_mask"] if frames.mask is not frames.mask_in_python else []
     in_c += ["_inflate"] if permessage_deflate.inflate_frame else []
     in_c += [f"zlib-ng {zlib_ng.ZLIBNG_RUNTIME_VERSION}"] if zlib_ng else []
     return f"geventws {__version__} {'with ' + ', '.join(in_c) if in_c else 'in pure Python'}"

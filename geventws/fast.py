@@ -1,0 +1,120 @@
+"""Fast: the fields that C and Python share of what a message passes, and C that does the plain cases of it.
+
+The Python methods are the specification. Where _fast.c is compiled, it stands for some of them, and calls them for
+whatever is unusual. Elsewhere, and with GEVENTWS_PURE=1, these are plain base classes, and Python does everything.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+is_compiled = False  # and used
+EDITION = 1  # of what C and Python expect of each other, in fields, methods and their order; _fast.c has the same
+
+
+class TransportFields:
+    """Of a Transport. _fd is -1 where Python is to read and write."""
+
+    __slots__ = (
+        "_corked",
+        "_fd",
+        "_finishing",
+        "_outbox",
+        "_owner",
+        "_pipe",
+        "blocked",
+        "broken",
+        "bytes_received",
+        "bytes_sent",
+        "congested",
+        "last_received",
+        "reading",
+    )
+
+
+class ConnectionFields:
+    """Of a Connection."""
+
+    __slots__ = ("_buffer", "_message", "_piece_size", "deflate", "inflated", "limited", "max_message_size", "state")
+
+
+class SessionFields:
+    """Of a Session."""
+
+    __slots__ = (
+        "_hub",
+        "_turns",
+        "connection",
+        "debug",
+        "messages_received",
+        "most_frames",
+        "queue",
+        "reader",
+        "transport",
+    )
+
+
+class WebSocketFields:
+    """Of a WebSocket."""
+
+    __slots__ = ("_end_told", "_hub", "_session", "_streak", "_turn_ends", "before_wait", "messages_sent")
+
+
+class StreakFields:
+    """Of a Streak."""
+
+    __slots__ = ("target", "until")
+
+
+class TurnsFields:
+    """Of Turns."""
+
+    __slots__ = ("_timer", "left")
+
+
+def take_over(
+    websocket: type, transport: type, connection: type, session: type, streak: type, turns: type, is_open: object
+) -> None:
+    """Have C stand for methods of the first two, where each object is of exactly these types."""
+
+
+def enter(hub: Any) -> object:
+    """Note the hub of this thread; the caller keeps it and what this returns for as long as the thread lives."""
+    return None
+
+
+def watch(loop: Any, fd: int) -> Any:
+    """Return what start(callback) has call back when fd can be read, until stop() or close()."""
+    return loop.io(fd, 1)
+
+
+def take_back(connection: object) -> bytes:
+    """Return what C has of a frame that is not all here, as it came; Python is to take it in."""
+    return b""
+
+
+def _is_ours(compiled: Any) -> bool:
+    """Whether a compiled module fits these classes. One that does not is left from another version."""
+    fields = (ConnectionFields, SessionFields, StreakFields, TransportFields, TurnsFields, WebSocketFields)
+    return compiled.EDITION == EDITION and all(
+        set(kind.__slots__) <= vars(getattr(compiled, kind.__name__, object)).keys() for kind in fields
+    )
+
+
+if not TYPE_CHECKING and not os.environ.get("GEVENTWS_PURE"):
+    with suppress(ImportError):
+        from . import _fast
+
+        if _is_ours(_fast):
+            TransportFields, ConnectionFields = _fast.TransportFields, _fast.ConnectionFields
+            SessionFields, WebSocketFields = _fast.SessionFields, _fast.WebSocketFields
+            StreakFields, TurnsFields = _fast.StreakFields, _fast.TurnsFields
+            take_over, take_back = _fast.take_over, _fast.take_back
+            enter, watch = _fast.enter, _fast.watch
+            is_compiled = True
+        else:
+            told = f"{_fast.__file__} was compiled for another version of geventws, and is not used; install it anew"
+            warnings.warn(told, RuntimeWarning, stacklevel=2)

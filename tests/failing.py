@@ -1,0 +1,103 @@
+"""Cases of tests/differential.py in which one call for memory fails in C, each of them in turn.
+
+    python -m tests.failing --seconds 60
+
+Needs a geventws._fast that was compiled with tests/failing.h. MemoryError reaches who called, or the connection ends as
+"out of memory", or all goes on as it would have. The peer gets whole frames, but for the last of a connection that
+broke.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import io
+import random
+import sys
+from collections.abc import Iterator
+from time import monotonic
+from typing import Any
+
+from gevent import get_hub
+
+from geventws.errors import ProtocolError
+from geventws.frames import parse_header
+
+from .differential import Case, Run
+
+IN_TURN = 12  # of the calls in a case, that many fail in turn, and then as many of the others
+LIBRARY = ctypes.CDLL(sys.modules["geventws._fast"].__file__)
+calls, failing = (ctypes.c_long.in_dll(LIBRARY, name) for name in ("calls", "failing"))
+
+
+def is_cut(wire: bytes) -> bool:
+    """Whether the last frame is not whole. Raises ProtocolError where the others are none."""
+    start = 0
+    while start < len(wire):
+        header = parse_header(wire, start, masked=False, deflate=False)
+        if header is None or header.stop + header.size > len(wire):
+            return True
+        start = header.stop + header.size
+    return False
+
+
+def outcome(number: int, call: int) -> tuple[Run, list[Any], str]:
+    """Return a case's run where the call of this number fails, 0 is none; what was seen; and what the hub told."""
+    case = Case(number)
+    case.offers = ()
+    case.is_small = True
+    case.view[:0] = [("post", "x" * 300_000), ("post", b"behind what its peer took in part")]
+    case.options = case.options.replace(close_timeout=0.1)
+    run = Run(case)
+    run.patience = 1.0  # for a socket that is watched no more
+    errors = get_hub().exception_stream = io.StringIO()
+    calls.value, failing.value = 0, call
+    try:
+        seen = run.run()
+    finally:
+        failing.value = 0
+    return run, seen, errors.getvalue()
+
+
+def faults(number: int, call: int, undisturbed: list[Any]) -> Iterator[str]:
+    """Yield what is wrong with a case whose call of this number fails."""
+    run, seen, errors = outcome(number, call)
+    wire = bytes(run.wire).partition(b"\r\n\r\n")[2]
+    is_lost = run.ws.close_code == 1006 or run.ws.session.transport.undelivered > 0  # behind a Close, perhaps
+    try:
+        # The hub is told of a Python callback that fails, whose watcher may then stand still until the time limits.
+        may_be_cut = is_lost or "MemoryError" in errors or ("leave",) in run.case.steps
+        if is_cut(wire) and not may_be_cut:
+            yield "the peer got a part of a frame"
+    except ProtocolError as exc:
+        yield f"the peer got what is no frame: {exc}"
+    is_told = is_lost or any(MemoryError in note for note in seen)
+    if "method _on_readable" in errors:
+        yield "the connection goes on without what it has read"
+    if not is_told and "MemoryError" not in errors and seen != undisturbed:
+        yield "nobody was told"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.failing", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=0, help="the number of the first case")
+    options = parser.parse_args()
+    end, found, number, failed = monotonic() + options.seconds, 0, options.seed, 0
+    while monotonic() < end:
+        _, undisturbed, _ = outcome(number, 0)
+        total = calls.value
+        others: Any = range(IN_TURN + 1, total + 1)
+        others = random.Random(number).sample(others, min(IN_TURN, len(others)))
+        for call in [*range(1, min(IN_TURN, total) + 1), *others]:
+            failed += 1
+            for fault in faults(number, call, undisturbed):
+                print(f"case {number}, call {call} of {total}: {fault}", flush=True)
+                found += 1
+        number += 1
+    print(f"{number - options.seed} cases, {failed} failures, {found} faults")
+    return bool(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
