@@ -5,9 +5,11 @@ Knows none of them.
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 import traceback
+from typing import NoReturn
 
 
 class AppError(Exception):
@@ -27,6 +29,14 @@ def stopping_signals() -> list[int]:
     if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
         found.append(hangup)
     return found
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells a mistake in one line, and where to look."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with status 2."""
+        self.exit(2, f"geventws: {message}; see {self.prog} --help\n")
 
 
 def complain(mistake: Exception, then: str = "") -> None:

@@ -9,10 +9,11 @@ import argparse
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from .. import __version__, fast, frames, permessage_deflate
 from ..options import Options, RequestLimits, parse
+from . import Parser
 from .listen import ADDRESS, is_local
 
 METAVARS = {"bytes": "BYTES", "seconds": "SECONDS", "code": "CODE", "count": "N", "switch": "on|off", "text": "TEXT"}
@@ -54,11 +55,6 @@ def version() -> str:
     return f"geventws {__version__} {'with ' + ', '.join(in_c) if in_c else 'in pure Python'}"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"geventws: {message}; see {self.prog} --help\n")
-
-
 def read(arguments: Sequence[str]) -> argparse.Namespace:
     """Return what a command line says; end the program with status 2 and one line where that makes no sense."""
     is_flask = list(arguments[:1]) == [FLASK]
@@ -92,7 +88,7 @@ def _cures(app: str | None, others: list[str]) -> Iterator[str]:
 
 def _parser(is_flask: bool) -> argparse.ArgumentParser:
     if is_flask:
-        parser = _Parser(
+        parser = Parser(
             prog="flask geventws",
             usage="%(prog)s [--bind ADDRESS] [--debug] ...",
             description="Serve the app that flask --app names, or wsgi.py or app.py, and its WebSockets on gevent.",
@@ -100,7 +96,7 @@ def _parser(is_flask: bool) -> argparse.ArgumentParser:
         )
         parser.set_defaults(app=None)
     else:
-        parser = _Parser(
+        parser = Parser(
             prog="python -m geventws",
             usage=USAGE,
             description=DESCRIPTION,

@@ -9,12 +9,11 @@ import re
 import signal
 import sys
 from collections.abc import Iterable, Sequence
-from typing import NoReturn
 
 import gevent
 
 from ..options import TOKEN
-from . import MISTAKES, complain
+from . import MISTAKES, Parser, complain
 from .doctor import Doctor, Result
 from .talk import FAILED, PASSED, RISKY, SKIPPED
 from .wire import read_url
@@ -41,11 +40,6 @@ It sends the message "hello" and, where that comes back, 64 KiB and 1 MiB.
 It asks as a stranger would, so the log of the app has a refusal more.
 Exit status: 0 if nothing failed, 1 if a check failed, 2 for a mistake here.
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"geventws: {message}; see {self.prog} --help\n")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -85,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m geventws check",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -10,13 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ..census import VARIABLE, check_private, directory
 from ..errors import may_travel
 from ..loglines import printable
 from ..options import LONGEST_REASON
-from . import MISTAKES, complain
+from . import MISTAKES, Parser, complain
 
 PATIENCE = 5.0  # seconds for a process to send some of its answer; one whose hub is blocked sends none
 CLEAR = "\x1b[H\x1b[2J"  # the terminal
@@ -34,11 +34,6 @@ this machine. They are found in the directory that {VARIABLE} names.
   python -m geventws live --close 4711-17 --code 4001
       close the WebSocket of that ID
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"geventws: {message}; see {self.prog} --help\n")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -68,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m geventws live",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
