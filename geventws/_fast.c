@@ -31,7 +31,7 @@ enum { TEXT = 0x81, BINARY = 0x82, COMPRESSED = 0x40 }; /* first bytes of a fram
 enum { READ_SIZE = 131000, CORK_SIZE = 16384, SMALL_SHARE = 8192, SMALLEST_LIMIT = 2048, WORK_PER_PASS = 1 << 18, MOST = 262144, LARGE = 4096 };
 enum { SMALL = 2048 }; /* bytes that are copied behind their header rather than sent from where they are */
 double geventws_turn = 0.005; /* seconds; tests lengthen it */
-enum { EDITION = 1 }; /* as in fast.py */
+enum { EDITION = 2 }; /* as in fast.py */
 
 /* What Python objects hold for both. First those that are objects, for the garbage collector. */
 
@@ -1293,10 +1293,20 @@ static PyObject *take_back(PyObject *module, PyObject *connection)
     return PyBytes_FromStringAndSize(NULL, 0);
 }
 
+static PyObject *let_go(PyObject *module, PyObject *connection)
+{
+    if (Py_TYPE(connection) == connection_type) {
+        ((Connection *)connection)->piece_size = 0;
+        Py_CLEAR(((Connection *)connection)->piece);
+    }
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {{"take_over", take_over, METH_VARARGS, NULL},
                                   {"enter", enter, METH_O, NULL},
                                   {"watch", (PyCFunction)(void (*)(void))watch, METH_FASTCALL, NULL},
                                   {"take_back", take_back, METH_O, NULL},
+                                  {"let_go", let_go, METH_O, NULL},
                                   {NULL}};
 
 static bool add_type(PyObject *module, const char *name, PyType_Spec *spec, PyTypeObject **to)

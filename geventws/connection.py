@@ -11,7 +11,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from .errors import CloseCode, ConnectionClosed, InvalidPayload, MessageTooBig, ProtocolError
-from .fast import ConnectionFields, take_back
+from .fast import ConnectionFields, let_go, take_back
 from .frames import (
     BINARY,
     CLOSE,
@@ -361,7 +361,7 @@ class Connection(ConnectionFields):
         self._settle(CloseCode.ABNORMAL_CLOSURE, reason)
         self._message = self.deflate = None
         self._buffer, self._offset, self.limited = b"", 0, False
-        take_back(self)
+        let_go(self)
         self._pongs.clear()
         self.state = NEXT[self.state, EOF]
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 is_compiled = False  # and used
-EDITION = 1  # of what C and Python expect of each other, in fields, methods and their order; _fast.c has the same
+EDITION = 2  # of what C and Python expect of each other, in fields, methods and their order; _fast.c has the same
 
 
 class TransportFields:
@@ -96,6 +96,10 @@ def take_back(connection: object) -> bytes:
     return b""
 
 
+def let_go(connection: object) -> None:
+    """Free what C has of a frame that is not all here, and will never be."""
+
+
 def _is_ours(compiled: Any) -> bool:
     """Whether a compiled module fits these classes. One that does not is left from another version."""
     fields = (ConnectionFields, SessionFields, StreakFields, TransportFields, TurnsFields, WebSocketFields)
@@ -112,7 +116,7 @@ if not TYPE_CHECKING and not os.environ.get("GEVENTWS_PURE"):
             TransportFields, ConnectionFields = _fast.TransportFields, _fast.ConnectionFields
             SessionFields, WebSocketFields = _fast.SessionFields, _fast.WebSocketFields
             StreakFields, TurnsFields = _fast.StreakFields, _fast.TurnsFields
-            take_over, take_back = _fast.take_over, _fast.take_back
+            take_over, take_back, let_go = _fast.take_over, _fast.take_back, _fast.let_go
             enter, watch = _fast.enter, _fast.watch
             is_compiled = True
         else:

@@ -495,6 +495,23 @@ def test_header_of_a_large_message_reserves_no_memory(opened: Opener) -> None:
 
 
 @pytest.mark.usefixtures("way")
+def test_end_in_the_middle_of_a_large_message_takes_no_memory(opened: Opener) -> None:
+    ws, peer = opened("tcp", max_message_size=16 * pairs.MEGABYTE)
+    greenlet = opened.spawn(ws.receive)
+    frame = large(16 * pairs.MEGABYTE)
+    peer.sock.sendall(frame[: 8 * pairs.MEGABYTE])
+    until(lambda: ws.bytes_received == 8 * pairs.MEGABYTE, "what came")
+    tracemalloc.start()
+    try:
+        peer.sock.close()
+        assert greenlet.get(timeout=pairs.WITHIN) is None
+        _, peak = tracemalloc.get_traced_memory()
+        assert peak < pairs.MEGABYTE
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("wrong", [6000, 9000, 50_000])
 @pytest.mark.parametrize("wrong_bytes", [b"\xff", b"\xed\xa0", b"\xc3x", b"\xc3\xa9\xff"])
 def test_text_that_is_none_fails_before_the_rest_has_come(opened: Opener, wrong: int, wrong_bytes: bytes) -> None:
