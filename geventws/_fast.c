@@ -583,10 +583,13 @@ static bool read_once(Transport *transport, Read *read)
     read->limit = read->limit < 1 ? 1 : read->limit;
     transport->bytes_received += size;
     transport->last_received = monotonic();
+    int collects = PyGC_Disable(); /* a collection, as an exception may begin one, runs Python */
     if (arrived)
         take_in_piece(read, arrived);
     else
         take_in(read);
+    if (collects)
+        PyGC_Enable();
     return true;
 }
 

@@ -523,6 +523,43 @@ def test_text_that_is_none_fails_before_the_rest_has_come(opened: Opener, wrong:
 
 
 @pytest.mark.usefixtures("way")
+def test_collection_that_lets_others_run_while_a_view_reads_for_the_next_mixes_nothing_up(opened: Opener) -> None:
+    (first, first_peer), (second, second_peer), (third, third_peer) = opened("tcp"), opened("tcp"), opened("tcp")
+    is_due = False
+
+    def collected(phase: str, info: dict[str, int]) -> None:
+        nonlocal is_due
+        if is_due and gevent.getcurrent() is reader:
+            is_due = False
+            gevent.sleep(0)  # as where __del__() waits for a lock
+
+    def read() -> None:
+        nonlocal is_due
+        first.receive()
+        young: list[list[int]] = [[] for _ in range(100)]
+        gc.set_threshold(1)
+        is_due = bool(young)
+        first.receive()
+
+    reader, others = opened.spawn(read), [opened.spawn(lambda ws=ws: list(ws)) for ws in (second, third)]
+    settle()
+    threshold = gc.get_threshold()
+    gc.set_threshold(100_000)
+    gc.callbacks.append(collected)
+    try:
+        first_peer.sock._sock.send(first_peer.frame("begin"))
+        second_peer.sock._sock.send(masked(TEXT, b"well") + masked(TEXT, b"\xff" * 5) + masked(TEXT, b"never"))
+        third_peer.sock._sock.send(third_peer.frame("of a third") * 3)
+        until(lambda: second.close_code, "the failure")
+    finally:
+        gc.callbacks.remove(collected)
+        gc.set_threshold(*threshold)
+    third_peer.sock.sendall(close_frame())
+    assert [other.get(timeout=pairs.WITHIN) for other in others] == [["well"], ["of a third"] * 3]
+    assert second.close_code == 1007
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("cut", range(8))
 def test_text_that_is_not_all_ascii_is_cut_anywhere(opened: Opener, cut: int) -> None:
     ws, peer = opened()
