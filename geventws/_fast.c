@@ -667,23 +667,38 @@ static bool is_done(bool done, PyObject *transport)
     return call(transport, "give_up");
 }
 
-static bool read_and_tell(PyObject *transport)
+/* Have the view take what has come. An exception is of any view that was switched to meanwhile. */
+static bool hand_over(Session *session)
 {
-    Read read;
-    if (!read_once((Transport *)transport, &read)) {
-        PyObject *result = in_python(ON_READABLE, transport, NULL, 0, NULL);
-        Py_XDECREF(result);
-        return result;
-    }
-    bool is_over = is_for_python(&read); /* data_received() wakes the view itself */
-    bool done = tell_python(&read) && (is_over || (wake_reader(read.session) && pause_if_full(read.session)));
-    Py_DECREF(read.session);
-    return done;
+    PyObject *type, *value, *traceback;
+    bool woke = wake_reader(session);
+    PyErr_Fetch(&type, &value, &traceback);
+    bool done = is_done(pause_if_full(session), session->transport);
+    if (!woke)
+        PyErr_Restore(type, value, traceback);
+    return woke && done;
+}
+
+/* Have Python and the view do their parts of what was read. */
+static bool finish_read(Read *read)
+{
+    bool is_over = is_for_python(read); /* data_received() wakes the view itself */
+    return is_done(tell_python(read), read->session->transport) && (is_over || hand_over(read->session));
 }
 
 static PyObject *on_readable(PyObject *self, PyObject *unused)
 {
-    return is_done(read_and_tell(self), self) ? Py_NewRef(Py_None) : NULL;
+    Read read;
+    bool done;
+    if (read_once((Transport *)self, &read)) {
+        done = finish_read(&read);
+        Py_DECREF(read.session);
+    } else {
+        PyObject *result = in_python(ON_READABLE, self, NULL, 0, NULL);
+        Py_XDECREF(result);
+        done = is_done(result, self);
+    }
+    return done ? Py_NewRef(Py_None) : NULL;
 }
 
 /* Polling */
@@ -751,9 +766,7 @@ static void catch_up(Poller *poller)
     if (poller->left.session) {
         Read left = poller->left;
         poller->left.session = NULL;
-        bool is_over = is_for_python(&left);
-        bool done = tell_python(&left) && (is_over || (wake_reader(left.session) && pause_if_full(left.session)));
-        if (!is_done(done, left.session->transport))
+        if (!finish_read(&left))
             report(poller, left.session->transport);
         Py_DECREF(left.session);
     }

@@ -209,9 +209,11 @@ class Session(SessionFields):
         self.messages_received += len(queue) - waiting
         if others:
             self._answer(others)
-        if queue and self.reader is not None:
-            self._wake_reader()
-        self.pause_if_full()
+        try:
+            if queue and self.reader is not None:
+                self._wake_reader()
+        finally:  # what a raw greenlet raises comes up here, and may be another view's, to which this one switched
+            self.pause_if_full()
 
     def pause_if_full(self) -> None:
         """Read no more for now, if what has come is as much as may wait; a reader that was woken mostly took all."""

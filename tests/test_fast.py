@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import shutil
 import subprocess
@@ -411,6 +412,24 @@ def test_hubs_of_two_threads_keep_their_messages_apart(certificate: Any) -> None
     for thread in threads:
         thread.join()
     assert seen == [True, True]
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("behind", [b"", pairs.ping_frame()], ids=["C", "Python"])
+def test_what_a_view_raises_through_the_hub_holds_up_no_other(
+    opened: Opener, errors: io.StringIO, behind: bytes
+) -> None:
+    (ws, peer), (failing, its_peer) = opened("tcp", max_queue=4), opened("tcp")
+    taken: list[Any] = []
+    view = gevent.spawn_raw(lambda: taken.extend(islice(iter(ws.receive, None), 10)))
+    gevent.spawn_raw(lambda: 1 // len(failing.receive()))  # type: ignore[arg-type]
+    settle()
+    peer.sock._sock.send(peer.frame("one of many") * 3 + behind + peer.frame("one of many") * 7)
+    its_peer.sock._sock.send(its_peer.frame(""))
+    until(lambda: view.dead, "its messages")
+    assert taken == ["one of many"] * 10
+    assert "ZeroDivisionError" in errors.getvalue()
+    errors.truncate(errors.seek(0))
 
 
 # Large messages, in pieces
