@@ -881,6 +881,8 @@ static void close_poller(PyObject *self)
 {
     Poller *poller = (Poller *)self;
     PyObject_GC_UnTrack(self);
+    if (polling == poller)
+        polling = NULL;
     if (poller->watcher && !call(poller->watcher, "close"))
         PyErr_Clear();
     if (poller->fd >= 0)
@@ -1274,8 +1276,8 @@ static bool stand_for(enum Method method, PyTypeObject *type)
 static PyObject *take_over(PyObject *module, PyObject *args)
 {
     PyObject *types[6], *state;
-    if (websocket_type)
-        return PyErr_Format(PyExc_RuntimeError, "take_over() was called before");
+    if (websocket_type) /* the package is imported anew: Python does all for its new classes */
+        Py_RETURN_NONE;
     if (!PyArg_ParseTuple(args, "O!O!O!O!O!O!O", &PyType_Type, &types[0], &PyType_Type, &types[1], &PyType_Type,
                           &types[2], &PyType_Type, &types[3], &PyType_Type, &types[4], &PyType_Type, &types[5], &state))
         return NULL;

@@ -78,7 +78,7 @@ class TurnsFields:
 def take_over(
     websocket: type, transport: type, connection: type, session: type, streak: type, turns: type, is_open: object
 ) -> None:
-    """Have C stand for methods of the first two, where each object is of exactly these types."""
+    """Have C stand for methods of the first two, where each object is of exactly these types: the first such ones."""
 
 
 def enter(hub: Any) -> object:
