@@ -841,18 +841,20 @@ static PyObject *stop_watcher(PyObject *self, PyObject *unused)
 {
     Watcher *watcher = (Watcher *)self;
     Poller *poller = (Poller *)watcher->poller;
+    bool is_last = !is_ours(poller); /* a child's loop is not to wait for what is its parent's */
     if (!watcher->active)
         Py_RETURN_NONE;
     watcher->active = false;
     Py_CLEAR(watcher->callback);
-    if (watcher->generation == poller->generation && is_ours(poller)) {
+    if (!is_last && watcher->generation == poller->generation) {
         epoll_ctl(poller->fd, EPOLL_CTL_DEL, watcher->fd, NULL);
         for (int i = poller->next; i < poller->count; i++)
             if (poller->events[i].data.ptr == watcher)
                 poller->events[i].data.ptr = NULL;
-        if (!--poller->active && !call(poller->watcher, "stop"))
-            PyErr_Clear(); /* the loop is destroyed */
+        is_last = !--poller->active;
     }
+    if (is_last && !call(poller->watcher, "stop"))
+        PyErr_Clear(); /* the loop is destroyed */
     Py_DECREF(self);
     Py_RETURN_NONE;
 }

@@ -701,6 +701,27 @@ def test_connection_left_to_another_process_is_touched_no_more(opened: Opener) -
     assert not ws.session.queue and ws.bytes_received == 5000
 
 
+FORKED = """
+import os
+import gevent
+from tests.pairs import Opener, settle
+ws, peer = Opener(None)()
+view = gevent.spawn(ws.receive)
+settle()
+if not (child := gevent.os.fork()):
+    ws.abandon()
+    os._exit(not gevent.wait(timeout=60))  # for all that its loop has to do, which is nothing
+print(os.waitpid(child, 0)[1])
+peer.send("to the parent")
+print(view.get(timeout=60))
+"""
+
+
+@pytest.mark.parametrize("pure", ["", "1"])
+def test_loop_of_a_child_has_nothing_left_of_its_parents(pure: str) -> None:
+    assert run("-c", FORKED, pure=pure).splitlines() == ["0", "to the parent"]
+
+
 # Memory
 
 
