@@ -81,6 +81,7 @@ typedef struct {
 typedef struct { /* what iteration over a WebSocket is */
     PyObject_HEAD
     PyObject *websocket;
+    bool calls_receive; /* an app's own */
 } Messages;
 
 typedef struct { /* calls back when a socket can be read, as gevent's watcher does */
@@ -939,6 +940,8 @@ static PyObject *enter(PyObject *module, PyObject *hub)
 
 /* Receiving */
 
+static PyMethodDef methods[METHODS];
+
 /* Park the view until there is a message. False with an error, or where Python is to see what there is. */
 static bool wait_for_message(WebSocket *websocket, Session *session)
 {
@@ -1000,18 +1003,23 @@ static PyObject *receive(PyObject *self, PyObject *const *args, Py_ssize_t count
 
 static PyObject *iterate(PyObject *self, PyObject *unused)
 {
-    Messages *messages = PyObject_GC_New(Messages, messages_type);
+    PyObject *method = PyObject_GetAttrString(self, "receive");
+    Messages *messages = method ? PyObject_GC_New(Messages, messages_type) : NULL;
     if (messages) {
         messages->websocket = Py_NewRef(self);
+        messages->calls_receive =
+            !PyCFunction_Check(method) || PyCFunction_GetFunction(method) != methods[RECEIVE].ml_meth;
         PyObject_GC_Track(messages);
     }
+    Py_XDECREF(method);
     return (PyObject *)messages;
 }
 
 static PyObject *Messages_next(PyObject *self)
 {
     WebSocket *websocket = (WebSocket *)((Messages *)self)->websocket;
-    PyObject *message = websocket->end_told == Py_True ? NULL : next_message(websocket);
+    bool is_plain = websocket->end_told != Py_True && !((Messages *)self)->calls_receive;
+    PyObject *message = is_plain ? next_message(websocket) : NULL;
     if (!message && !PyErr_Occurred() && websocket->end_told != Py_True)
         message = PyObject_CallMethod((PyObject *)websocket, "receive", NULL);
     if (message == Py_None)

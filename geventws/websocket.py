@@ -198,7 +198,8 @@ class WebSocket(fast.WebSocketFields, metaclass=ForViews):
 
     def __iter__(self) -> Iterator[str | bytes]:
         """Give each message until the connection ends."""
-        session = self._open() if here.hub is self._hub else None
+        is_own = getattr(self.receive, "__func__", None) is _receive  # and not an app's that watches it
+        session = self._open() if is_own and here.hub is self._hub else None
         while not self._end_told:
             # All but the last that waits is taken here: a call of receive() costs as much as the rest of the way.
             if session and len(session.queue) > 1 and session.reader is None and monotonic() < self._turn_ends:
@@ -543,5 +544,6 @@ def _two_readers() -> RuntimeError:
     return RuntimeError("another greenlet is waiting in receive() of this WebSocket; only one can")
 
 
+_receive = WebSocket.receive
 # Last, as it takes the methods for those of which it does the plain cases.
 fast.take_over(WebSocket, Transport, Connection, Session, Streak, Turns, OPEN)

@@ -268,6 +268,46 @@ def test_class_of_an_apps_own_has_its_methods_called(opened: Opener, monkeypatch
     assert ws.waits == 2
 
 
+WRAPPED = """
+import gevent
+from geventws.websocket import WebSocket
+from tests import pairs
+calls = []
+def wrap(receive):
+    return lambda *arguments: calls.append(1) or receive(*arguments)
+def numbers(ws, peer):
+    calls.clear()
+    peer.send("1", "2", "3")
+    pairs.settle()
+    messages = iter(ws)
+    taken = [next(messages), next(messages), next(messages)]
+    view = gevent.spawn(next, messages)
+    pairs.settle()
+    peer.send("4")
+    print(taken, view.get(timeout=60), len(calls))
+opened = pairs.Opener(None)
+class Watching(WebSocket):
+    receive = wrap(WebSocket.receive)
+pairs.WebSocket = Watching
+numbers(*opened())
+pairs.WebSocket = WebSocket
+ws, peer = opened()
+numbers(ws, peer)
+ws.receive = wrap(ws.receive)
+numbers(ws, peer)
+del ws.receive
+numbers(ws, peer)
+WebSocket.receive = wrap(WebSocket.receive)
+numbers(ws, peer)
+"""
+
+
+@pytest.mark.parametrize("pure", ["", "1"])
+def test_iteration_calls_a_receive_of_an_apps_own(pure: str) -> None:
+    calls = [line.rpartition(" ")[2] for line in run("-c", WRAPPED, pure=pure).splitlines()]
+    assert calls == ["4", "0", "4", "0", "4"]
+
+
 @pytest.mark.usefixtures("way")
 def test_messages_are_in_the_log_at_debug(opened: Opener, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("DEBUG", "geventws"):
