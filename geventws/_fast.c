@@ -39,16 +39,17 @@ typedef struct {
     PyObject_HEAD
     PyObject *owner, *pipe, *outbox, *blocked, *broken, *congested, *corked, *finishing, *reading;
     int fd; /* -1: it is for Python to read and write */
-    Py_ssize_t bytes_received, bytes_sent;
+    long long bytes_received, bytes_sent;
     double last_received;
 } Transport;
 
 typedef struct {
     PyObject_HEAD
     PyObject *state, *message, *buffer, *limited, *deflate, *piece;
-    Py_ssize_t max_message_size, inflated;
+    long long max_message_size, inflated;
     /* Of a large message whose frame is not all here, its payload is in `piece`, unmasked, at the beginning. */
-    Py_ssize_t piece_size, arrived;
+    long long piece_size;
+    Py_ssize_t arrived;
     char header[14]; /* as it came, with the key at its end */
     Py_ssize_t header_size;
 } Connection;
@@ -56,13 +57,13 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     PyObject *connection, *transport, *queue, *reader, *debug, *turns, *hub;
-    Py_ssize_t most_frames, messages_received;
+    long long most_frames, messages_received;
 } Session;
 
 typedef struct {
     PyObject_HEAD
     PyObject *session, *hub, *streak, *before_wait, *end_told;
-    Py_ssize_t messages_sent;
+    long long messages_sent;
     double turn_ends;
 } WebSocket;
 
@@ -75,7 +76,7 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     PyObject *timer;
-    Py_ssize_t left;
+    long long left;
 } Turns;
 
 typedef struct { /* what iteration over a WebSocket is */
@@ -96,7 +97,7 @@ typedef struct { /* calls back when a socket can be read, as gevent's watcher do
 typedef struct {
     Session *session;
     Py_ssize_t end;            /* of what is in the buffer */
-    Py_ssize_t limit;          /* frames that may be taken in */
+    long long limit;           /* frames that may be taken in */
     Py_ssize_t inflated, size; /* bytes that compressed messages became; and the length of all, as len() has it */
     PyObject *rest;            /* what is for Python */
     bool is_lost;              /* for want of memory */
@@ -154,7 +155,7 @@ OBJECTS(Watcher, poller, callback)
 OBJECTS(Poller, loop, watcher)
 
 #define OBJECT(Type, name, field) {name, T_OBJECT_EX, offsetof(Type, field), 0, NULL}
-#define SIZE(Type, name, field) {name, T_PYSSIZET, offsetof(Type, field), 0, NULL}
+#define NUMBER(Type, name, field) {name, T_LONGLONG, offsetof(Type, field), 0, NULL}
 #define SECONDS(Type, name, field) {name, T_DOUBLE, offsetof(Type, field), 0, NULL}
 
 static PyMemberDef transport_members[] = {
@@ -168,8 +169,8 @@ static PyMemberDef transport_members[] = {
     OBJECT(Transport, "_finishing", finishing),
     OBJECT(Transport, "reading", reading),
     {"_fd", T_INT, offsetof(Transport, fd), 0, NULL},
-    SIZE(Transport, "bytes_received", bytes_received),
-    SIZE(Transport, "bytes_sent", bytes_sent),
+    NUMBER(Transport, "bytes_received", bytes_received),
+    NUMBER(Transport, "bytes_sent", bytes_sent),
     SECONDS(Transport, "last_received", last_received),
     {NULL},
 };
@@ -179,9 +180,9 @@ static PyMemberDef connection_members[] = {
     OBJECT(Connection, "_buffer", buffer),
     OBJECT(Connection, "limited", limited),
     OBJECT(Connection, "deflate", deflate),
-    SIZE(Connection, "max_message_size", max_message_size),
-    SIZE(Connection, "inflated", inflated),
-    SIZE(Connection, "_piece_size", piece_size),
+    NUMBER(Connection, "max_message_size", max_message_size),
+    NUMBER(Connection, "inflated", inflated),
+    NUMBER(Connection, "_piece_size", piece_size),
     {NULL},
 };
 static PyMemberDef session_members[] = {
@@ -192,8 +193,8 @@ static PyMemberDef session_members[] = {
     OBJECT(Session, "debug", debug),
     OBJECT(Session, "_turns", turns),
     OBJECT(Session, "_hub", hub),
-    SIZE(Session, "most_frames", most_frames),
-    SIZE(Session, "messages_received", messages_received),
+    NUMBER(Session, "most_frames", most_frames),
+    NUMBER(Session, "messages_received", messages_received),
     {NULL},
 };
 static PyMemberDef websocket_members[] = {
@@ -202,13 +203,13 @@ static PyMemberDef websocket_members[] = {
     OBJECT(WebSocket, "_streak", streak),
     OBJECT(WebSocket, "before_wait", before_wait),
     OBJECT(WebSocket, "_end_told", end_told),
-    SIZE(WebSocket, "messages_sent", messages_sent),
+    NUMBER(WebSocket, "messages_sent", messages_sent),
     SECONDS(WebSocket, "_turn_ends", turn_ends),
     {NULL},
 };
 static PyMemberDef turns_members[] = {
     OBJECT(Turns, "_timer", timer),
-    SIZE(Turns, "left", left),
+    NUMBER(Turns, "left", left),
     {NULL},
 };
 static PyMemberDef streak_members[] = {

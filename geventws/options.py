@@ -23,6 +23,7 @@ OTHER_VARIABLES = {"GEVENTWS_BUS", "GEVENTWS_COMPAT", "GEVENTWS_LIVE", "GEVENTWS
 OFF = frozenset({"off", "none", "never"})
 SWITCH = {"on": True, "yes": True, "true": True, "1": True, "off": False, "no": False, "false": False, "0": False}
 LONGEST = 1e9  # seconds
+LARGEST = (1 << 63) - 1  # that C compares with
 LONGEST_REASON = 123  # bytes; RFC 6455 §5.5 leaves a control frame 125, of which the code takes 2
 
 
@@ -260,6 +261,8 @@ def check(field: dataclasses.Field[Any], value: Any, name: str) -> Any:
         raise ValueError(f"{name} must be from {least} to {most}, not {value}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}{_or_off(field, name)}, not {value}")
+    if value > LARGEST:
+        raise ValueError(f"{name} must be at most {LARGEST}{_or_off(field, name)}, not {value}")
     return int(value)
 
 

@@ -478,6 +478,21 @@ def test_what_a_view_raises_through_the_hub_holds_up_no_other(
     errors.truncate(errors.seek(0))
 
 
+@pytest.mark.usefixtures("way")
+def test_limits_may_be_larger_than_anything(opened: Opener) -> None:
+    most = (1 << 63) - 1
+    assert usable(*opened(max_message_size=most, max_queue=most, max_outbox=most))
+
+
+@pytest.mark.usefixtures("way")
+def test_counters_go_past_four_billion(opened: Opener) -> None:
+    ws, peer = opened()
+    transport = ws.session.transport
+    transport.bytes_received = transport.bytes_sent = ws.messages_sent = (1 << 32) - 1
+    assert usable(ws, peer)
+    assert min(ws.bytes_received, ws.bytes_sent, ws.messages_sent) >= 1 << 32
+
+
 # Large messages, in pieces
 
 

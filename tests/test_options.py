@@ -282,6 +282,10 @@ def test_wrong_variable_is_a_value_error_with_its_name(variable: str, text: str)
 def test_number_past_its_bound_is_told_the_bound() -> None:
     with pytest.raises(ValueError, match="GEVENTWS_MAX_QUEUE must be at least 1"):
         Options.from_environ({"GEVENTWS_MAX_QUEUE": "0"})
+    with pytest.raises(
+        ValueError, match=r"GEVENTWS_MAX_OUTBOX must be at most 9223372036854775807, not 9223372036854775808"
+    ):
+        Options.from_environ({"GEVENTWS_MAX_OUTBOX": "9223372036854775808"})
     with pytest.raises(ValueError, match=r"GEVENTWS_PING_INTERVAL must be more than 0 seconds"):
         Options.from_environ({"GEVENTWS_PING_INTERVAL": "0"})
 
