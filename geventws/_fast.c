@@ -256,7 +256,9 @@ static bool call_with(PyObject *object, const char *method, PyObject *argument)
 
 static bool call_with_error(Transport *transport, const char *method, int error)
 {
-    PyObject *exception = PyObject_CallFunction(PyExc_OSError, "is", error, strerror(error));
+    PyObject *reason = PyUnicode_DecodeLocale(strerror(error), "surrogateescape");
+    PyObject *exception = reason ? PyObject_CallFunction(PyExc_OSError, "iO", error, reason) : NULL;
+    Py_XDECREF(reason);
     bool done = call_with((PyObject *)transport, method, exception);
     Py_XDECREF(exception);
     return done;
@@ -884,6 +886,8 @@ static PyObject *start_watcher(PyObject *self, PyObject *callback)
 static void close_poller(PyObject *self)
 {
     Poller *poller = (Poller *)self;
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
     PyObject_GC_UnTrack(self);
     if (polling == poller)
         polling = NULL;
@@ -893,6 +897,7 @@ static void close_poller(PyObject *self)
         close(poller->fd);
     PyObject_GC_Track(self);
     Poller_dealloc(self);
+    PyErr_Restore(type, value, traceback);
 }
 
 /* Return a watcher of this thread's poller, or of the loop where that has none. */
@@ -1274,7 +1279,8 @@ static bool stand_for(enum Method method, PyTypeObject *type)
     PyObject *function = PyObject_GetAttrString((PyObject *)type, definition->ml_name);
     PyObject *doc = function ? PyObject_GetAttrString(function, "__doc__") : NULL;
     /* Lives as long as the process, as the definition does. */
-    PyObject *text = doc ? PyUnicode_FromFormat("%s%s\n--\n\n%S", definition->ml_name, definition->ml_doc, doc) : NULL;
+    const char *format = doc == Py_None ? "%s%s\n--\n\n" : "%s%s\n--\n\n%S"; /* none: python -OO */
+    PyObject *text = doc ? PyUnicode_FromFormat(format, definition->ml_name, definition->ml_doc, doc) : NULL;
     definition->ml_doc = text ? PyUnicode_AsUTF8AndSize(text, NULL) : NULL;
     Py_XDECREF(doc);
     PyObject *descriptor = definition->ml_doc ? PyDescr_NewMethod(type, definition) : NULL;
@@ -1367,6 +1373,7 @@ static int fill(PyObject *module)
     BASE(WebSocket, websocket_members)
     BASE(Streak, streak_members)
     BASE(Turns, turns_members)
+    unsigned flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION;
     static PyMethodDef watcher_methods[] = {{"start", start_watcher, METH_O, NULL},
                                             {"stop", stop_watcher, METH_NOARGS, NULL},
                                             {"close", stop_watcher, METH_NOARGS, NULL},
@@ -1375,21 +1382,19 @@ static int fill(PyObject *module)
     PyType_Slot watcher_slots[] = {{Py_tp_traverse, Watcher_traverse}, {Py_tp_clear, Watcher_clear},
                                    {Py_tp_dealloc, Watcher_dealloc},   {Py_tp_methods, watcher_methods},
                                    {Py_tp_members, watcher_members},   {0, NULL}};
-    PyType_Spec watcher_spec = {"geventws._fast.Watcher", sizeof(Watcher), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-                                watcher_slots};
+    PyType_Spec watcher_spec = {"geventws._fast.Watcher", sizeof(Watcher), 0, flags, watcher_slots};
     PyType_Slot poller_slots[] = {{Py_tp_traverse, Poller_traverse},
                                   {Py_tp_clear, Poller_clear},
                                   {Py_tp_dealloc, close_poller},
                                   {0, NULL}};
-    PyType_Spec poller_spec = {"geventws._fast.Poller", sizeof(Poller), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-                               poller_slots};
+    PyType_Spec poller_spec = {"geventws._fast.Poller", sizeof(Poller), 0, flags, poller_slots};
     if (!add_type(module, "Watcher", &watcher_spec, &watcher_type) ||
         !add_type(module, "Poller", &poller_spec, &poller_type))
         return -1;
     PyType_Slot slots[] = {{Py_tp_traverse, Messages_traverse}, {Py_tp_clear, Messages_clear},
                            {Py_tp_dealloc, Messages_dealloc},   {Py_tp_iter, PyObject_SelfIter},
                            {Py_tp_iternext, Messages_next},     {0, NULL}};
-    PyType_Spec spec = {"geventws._fast.Messages", sizeof(Messages), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots};
+    PyType_Spec spec = {"geventws._fast.Messages", sizeof(Messages), 0, flags, slots};
     if (!add_type(module, "Messages", &spec, &messages_type))
         return -1;
     return PyModule_AddIntConstant(module, "EDITION", EDITION);

@@ -17,6 +17,7 @@ static inline int fails(void)
 /* A macro does not expand its own name again. */
 #define PyBytes_FromStringAndSize(...) (fails() ? NULL : PyBytes_FromStringAndSize(__VA_ARGS__))
 #define PyUnicode_DecodeUTF8(...) (fails() ? NULL : PyUnicode_DecodeUTF8(__VA_ARGS__))
+#define PyUnicode_DecodeLocale(...) (fails() ? NULL : PyUnicode_DecodeLocale(__VA_ARGS__))
 #define PyUnicode_AsUTF8AndSize(...) (fails() ? NULL : PyUnicode_AsUTF8AndSize(__VA_ARGS__))
 #define PyTuple_New(...) (fails() ? NULL : PyTuple_New(__VA_ARGS__))
 #define PyDict_New(...) (fails() ? NULL : PyDict_New(__VA_ARGS__))

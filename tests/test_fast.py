@@ -168,6 +168,24 @@ def test_methods_in_c_have_the_signatures_and_docstrings_of_those_in_python(comp
     assert {line.partition(" ")[0] for line in in_python} == {"function"}
 
 
+ALONE = """
+from geventws import _fast
+for kind in (_fast.Watcher, _fast.Poller, _fast.Messages):
+    try:
+        kind()
+    except TypeError as exc:
+        print(exc)
+"""
+
+
+def test_what_only_c_makes_is_made_by_nobody_else(compiled: None) -> None:
+    assert run("-c", ALONE).count("cannot create 'geventws._fast.") == 3
+
+
+def test_methods_in_c_have_no_docstrings_where_python_has_none(compiled: None) -> None:
+    assert run("-OO", "-c", SHAPE).count(" None\n") == 5
+
+
 LOAD = """
 import sys
 from importlib.machinery import ExtensionFileLoader
