@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import io
+import itertools
 import random
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from typing import Any
 
 from gevent import get_hub
 
+from geventws import keepalive
 from geventws.errors import ProtocolError
 from geventws.frames import parse_header
 
@@ -51,6 +53,7 @@ def outcome(number: int, call: int) -> tuple[Run, list[Any], str]:
     run = Run(case)
     run.patience = 1.0  # for a socket that is watched no more
     errors = get_hub().exception_stream = io.StringIO()
+    keepalive._number = itertools.count(1)  # of pings, as the peer sees them
     calls.value, failing.value = 0, call
     try:
         seen = run.run()
