@@ -29,7 +29,7 @@ enum { TEXT = 0x81, BINARY = 0x82, COMPRESSED = 0x40 }; /* first bytes of a fram
 /* As in transport.py, session.py and permessage_deflate.py; then how much of a large message comes in one read, and from
    what size on one that is not whole yet stays here. */
 enum { READ_SIZE = 131000, CORK_SIZE = 16384, SMALL_SHARE = 8192, SMALLEST_LIMIT = 2048, WORK_PER_PASS = 1 << 18, MOST = 262144, LARGE = 4096 };
-enum { SMALL = 2048 }; /* bytes that are copied behind their header rather than sent from where they are */
+enum { SMALL = 2048, SMALL_TEXT = 256 }; /* bytes that are copied behind their header rather than sent from where they are */
 double geventws_turn = 0.005; /* seconds; tests lengthen it */
 enum { EDITION = 2 }; /* as in fast.py */
 
@@ -741,9 +741,10 @@ static Transport *transport_that_reads(Watcher *watcher)
 static PyObject *next_greenlet(PyObject *hub)
 {
     Poller *poller = polling;
-    if (poller && poller->left.session)
+    if (!poller || poller->left.session || !poller->is_running || !is_ours(poller))
         return hub;
-    while (poller && is_ours(poller) && poller->is_running && poller->next < poller->count) {
+    /* More than one pass has sockets only where an app runs the loop within a callback of it. */
+    while (poller->next < poller->count && poller->served_count < EVENTS) {
         Watcher *watcher = poller->events[poller->next].data.ptr;
         Transport *transport = watcher ? transport_that_reads(watcher) : NULL;
         if (watcher && (!transport || !read_once(transport, &poller->left)))
@@ -1045,32 +1046,51 @@ typedef struct {
     int header_size;
 } Frame;
 
-/* Fill in the frame of a str or bytes that leaves as it is; false for anything else. */
+/* Return a new reference to what has the UTF-8 of a text: the text, or bytes. NULL where Python is to say what is wrong.
+   A text keeps the UTF-8 that C asks it for, if it is not ASCII: one that is not small is to weigh no more from then on. */
+static PyObject *encoded(PyObject *text)
+{
+    if (PyUnicode_GetLength(text) <= SMALL_TEXT)
+        return Py_NewRef(text);
+    PyObject *is_ascii = PyObject_CallMethod(text, "isascii", NULL);
+    PyObject *bytes = is_ascii == Py_False ? PyUnicode_AsUTF8String(text) : NULL;
+    PyObject *either = is_ascii == Py_True ? Py_NewRef(text) : bytes;
+    Py_XDECREF(is_ascii);
+    return either;
+}
+
+/* Return the size from which on messages are compressed. */
+static Py_ssize_t threshold_of(Connection *connection)
+{
+    if (connection->deflate == Py_None)
+        return PY_SSIZE_T_MAX;
+    PyObject *value = PyObject_GetAttr(connection->deflate, threshold_name);
+    Py_ssize_t threshold = value ? PyLong_AsSsize_t(value) : -1;
+    Py_XDECREF(value);
+    return threshold;
+}
+
+/* Fill in the frame of a str or bytes that leaves as it is; false for anything else. It holds its message then. */
 static bool make_frame(Frame *frame, Connection *connection, PyObject *message)
 {
-    char *bytes;
-    if (PyUnicode_CheckExact(message)) {
-        frame->payload = PyUnicode_AsUTF8AndSize(message, &frame->size);
-        if (!frame->payload)
-            PyErr_Clear(); /* Python says which */
+    char *bytes = NULL;
+    Py_ssize_t threshold = threshold_of(connection);
+    frame->message = NULL;
+    if (PyUnicode_CheckExact(message) && PyUnicode_GetLength(message) < threshold) {
         frame->header[0] = (char)TEXT;
+        frame->message = encoded(message);
     } else if (PyBytes_CheckExact(message)) {
-        PyBytes_AsStringAndSize(message, &bytes, &frame->size);
-        frame->payload = bytes;
         frame->header[0] = (char)BINARY;
-    } else
-        frame->payload = NULL;
-    if (!frame->payload)
-        return false;
-    frame->message = message;
-    Py_ssize_t threshold = PY_SSIZE_T_MAX;
-    if (connection->deflate != Py_None) {
-        PyObject *value = PyObject_GetAttr(connection->deflate, threshold_name);
-        threshold = value ? PyLong_AsSsize_t(value) : -1;
-        Py_XDECREF(value);
+        frame->message = Py_NewRef(message);
     }
-    if (frame->size >= threshold) {
+    if (frame->message && PyBytes_CheckExact(frame->message)) {
+        PyBytes_AsStringAndSize(frame->message, &bytes, &frame->size);
+        frame->payload = bytes;
+    } else
+        frame->payload = frame->message ? PyUnicode_AsUTF8AndSize(frame->message, &frame->size) : NULL;
+    if (!frame->payload || frame->size >= threshold) {
         PyErr_Clear();
+        Py_CLEAR(frame->message);
         return false;
     }
     int width = frame->size < 126 ? 0 : frame->size < 1 << 16 ? 2 : 8;
@@ -1206,6 +1226,7 @@ static enum Sent put_message(WebSocket *websocket, Session *session, PyObject *m
     enum Sent sent = put(transport, &frame, more && websocket->turn_ends != 0.0);
     if (sent == WHOLE || (sent == OTHERWISE && transport->broken == Py_False))
         websocket->messages_sent++;
+    Py_DECREF(frame.message);
     return sent;
 }
 

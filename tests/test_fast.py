@@ -880,3 +880,12 @@ def test_views_in_a_cycle_with_their_connection_are_collected(opened: Opener) ->
     del ws, peer
     opened.forget()
     assert len(living(*KINDS)) == before
+
+
+def test_text_that_was_sent_weighs_no_more_than_before(opened: Opener) -> None:
+    ws, peer = opened()
+    for text in ("é" * 10_000, "e" * 10_000, "€" * 300):
+        before = sys.getsizeof(text)
+        ws.send(text)
+        assert sys.getsizeof(text) == before
+        assert peer.receive() == text
