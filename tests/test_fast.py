@@ -22,6 +22,7 @@ import pytest
 from gevent import get_hub
 from gevent.exceptions import BlockingSwitchOutError
 
+from geventws import fast
 from geventws.connection import Close, Connection
 from geventws.errors import ConnectionClosed
 from geventws.session import Session
@@ -889,3 +890,7 @@ def test_text_that_was_sent_weighs_no_more_than_before(opened: Opener) -> None:
         ws.send(text)
         assert sys.getsizeof(text) == before
         assert peer.receive() == text
+
+
+def test_connection_without_a_piece_has_nothing_to_take_back() -> None:
+    assert fast.take_back(Connection()) == b""
