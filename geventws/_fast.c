@@ -26,12 +26,16 @@
 #include "_frame.h"
 
 enum { TEXT = 0x81, BINARY = 0x82, COMPRESSED = 0x40 }; /* first bytes of a frame that is a whole message */
-/* As in transport.py, session.py and permessage_deflate.py; then how much of a large message comes in one read, and from
-   what size on one that is not whole yet stays here. */
-enum { READ_SIZE = 131000, CORK_SIZE = 16384, SMALL_SHARE = 8192, SMALLEST_LIMIT = 2048, WORK_PER_PASS = 1 << 18, MOST = 262144, LARGE = 4096 };
-enum { SMALL = 2048, SMALL_TEXT = 256 }; /* bytes that are copied behind their header rather than sent from where they are */
+/* As in transport.py, session.py, permessage_deflate.py and turns.py. */
+enum { READ_SIZE = 131000, CORK_SIZE = 16384, SMALL_SHARE = 8192, SMALLEST_LIMIT = 2048, WORK_PER_PASS = 1 << 18 };
+enum {
+    MOST = 262144,    /* bytes of a large message that come in one read */
+    LARGE = 4096,     /* bytes from which on a message that is not whole yet stays here */
+    SMALL = 2048,     /* bytes up to which a payload is copied behind its header, rather than sent from where it is */
+    SMALL_TEXT = 256, /* characters up to which a text may keep its UTF-8 */
+    EDITION = 2,      /* as in fast.py */
+};
 double geventws_turn = 0.005; /* seconds; tests lengthen it */
-enum { EDITION = 2 }; /* as in fast.py */
 
 /* What Python objects hold for both. First those that are objects, for the garbage collector. */
 
@@ -231,9 +235,10 @@ static void **greenlet_api;      /* the capsule's table: two entries of it, at p
 #define get_current ((PyObject * (*)(void)) greenlet_api[4])
 #define switch_to ((PyObject * (*)(PyObject *, PyObject *, PyObject *)) greenlet_api[6])
 
-static _Thread_local PyObject *home;   /* the hub of this thread, by enter(); threads.py holds both for as long as */
-static _Thread_local Poller *polling; /* the thread lives */
-static PyTypeObject *viewing;        /* the last type of greenlet that was found to have no switch_out() */
+/* The hub of this thread and its poller, by enter(). threads.py holds both for as long as the thread lives. */
+static _Thread_local PyObject *home;
+static _Thread_local Poller *polling;
+static PyTypeObject *viewing; /* the last type of greenlet that was found to have no switch_out() */
 static PyObject *threshold_name, *inflate_frame_name;
 static char buffer[READ_SIZE];
 static int generation; /* forks between the first process and this one */

@@ -182,7 +182,8 @@ class Session(SessionFields):
     def data_received(self, data: bytes, inflated: int = 0, size: int = 0) -> None:
         """Take in bytes: answer control frames, queue messages, wake the reader.
 
-        Of the messages that came before them in the same read, the length is size. Bytes were inflated for them.
+        inflated and size are of messages that came before them in the same read: the bytes that were inflated for
+        them, and their length.
         """
         connection, transport, queue = self.connection, self.transport, self.queue
         waiting = len(queue)
