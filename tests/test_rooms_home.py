@@ -197,6 +197,24 @@ def expire(rooms: Rooms, name: str) -> None:
     until(lambda: not rooms._home._kept, "end of the history")
 
 
+def test_history_is_over_in_the_millisecond_in_which_its_room_is_let_go(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = home.milliseconds()
+    monkeypatch.setattr(home, "milliseconds", lambda: now)
+    rooms = Rooms(linger=0, history_seconds=60)
+    room = rooms["lobby"]
+    before = room.broadcast("old")
+    now += 59_999
+    rooms._home._expire()
+    assert (len(rooms._home._kept), len(room.history())) == (1, 1)
+    now += 1
+    rooms._home._expire()
+    assert (len(rooms._home._kept), len(room.history())) == (0, 0)
+    assert room.join(opened()[0], since=before).recovered is True
+    rooms.close()
+
+
 @pytest.mark.parametrize("others", [1, 3])
 def test_a_room_in_which_nothing_was_said_has_lost_nothing_whatever_others_have(
     opened: Opener, monkeypatch: pytest.MonkeyPatch, others: int

@@ -196,7 +196,7 @@ class Log:
         while history and (
             len(history) > limits.messages
             or self._history_size > limits.size
-            or history[0].position.milliseconds < oldest
+            or history[0].position.milliseconds <= oldest
         ):
             entry = history.popleft()
             self._history_size -= entry.weight
