@@ -40,12 +40,17 @@ RECORD = 16_384
 # 4 MiB for a peer that does not read; with max_outbox itself an echo of messages of 1 MiB loses up to 13 %.
 NOT_SENT = 262_144
 DISCARD_PAUSE = 0.01  # seconds between two reads of what is thrown away
+LARGEST_FREED = 4 << 20  # bytes
 
 _WRITE = 2
 _NOTHING = memoryview(b"")
 _NOT_SENT = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+# glibc gives the memory of large messages back to the kernel, which clears it for the next ones: a tenth of the cost of
+# 1 MiB. Once it has seen an object of this size freed, it keeps up to twice as much for what is to come.
+bytes(LARGEST_FREED)
 
 
 class Owner(Protocol):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -810,3 +813,23 @@ def test_where_the_system_does_not_tell_what_the_peer_has_it_has_all(
     owner, _ = make("tcp", buffer=SMALL)
     owner.transport.write(bytes(300_000))
     assert 0 < owner.transport.acknowledged() == owner.transport.bytes_sent < 300_000
+
+
+def test_memory_of_large_messages_is_not_had_from_the_kernel_each_time() -> None:
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("how glibc keeps memory")
+    code = """
+import resource, sys
+if sys.argv[1:]: import geventws.transport
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(40):
+    if _ == 20: before = faults()
+    messages = [b"x" * (1 << 20) for _ in range(4)]
+    del messages
+print(faults() - before)
+"""
+    without, with_it = (
+        int(subprocess.run([sys.executable, "-c", code, *name], check=True, capture_output=True, text=True).stdout)
+        for name in ([], ["transport"])
+    )
+    assert without > 10_000 > 1000 > with_it, (without, with_it)
