@@ -51,9 +51,11 @@ typedef struct {
     PyObject_HEAD
     PyObject *state, *message, *buffer, *limited, *deflate, *piece;
     long long max_message_size, inflated;
-    /* Of a large message whose frame is not all here, its payload is in `piece`, unmasked, at the beginning. */
+    /* Of a large message whose frame is not all here, its payload is in `piece`, unmasked, at the beginning. That is a
+       str or bytes which nobody else has: what it says may be written, to `payload`. */
     long long piece_size;
-    Py_ssize_t arrived;
+    char *payload;
+    Py_ssize_t room, arrived;
     char header[14]; /* as it came, with the key at its end */
     Py_ssize_t header_size;
 } Connection;
@@ -239,7 +241,7 @@ static void **greenlet_api;      /* the capsule's table: two entries of it, at p
 static _Thread_local PyObject *home;
 static _Thread_local Poller *polling;
 static PyTypeObject *viewing; /* the last type of greenlet that was found to have no switch_out() */
-static PyObject *threshold_name, *inflate_frame_name;
+static PyObject *threshold_name, *inflate_frame_name, *space;
 static char buffer[READ_SIZE];
 static int generation; /* forks between the first process and this one */
 
@@ -336,44 +338,55 @@ static Transport *transport_of(Session *session) { return (Transport *)session->
 
 /* Messages in pieces */
 
-static bool is_ascii(const char *data, Py_ssize_t size)
+/* Make a piece longer, whose new end is not written. The UTF-8 of a str in ASCII is the str itself. */
+static bool lengthen_text(Connection *connection, Py_ssize_t size)
 {
-    uint64_t octets, seen = 0;
-    Py_ssize_t i = 0;
-    for (; i + 8 <= size; i += 8) {
-        memcpy(&octets, data + i, 8);
-        seen |= octets;
-    }
-    for (; i < size; i++)
-        seen |= (uint64_t)(unsigned char)data[i] << 56 | (unsigned char)data[i];
-    return !(seen & 0x8080808080808080);
+    if (!connection->piece)
+        connection->piece = PySequence_Repeat(space, 2);
+    if (!connection->piece || PyUnicode_Resize(&connection->piece, size))
+        return false;
+    connection->payload = (char *)PyUnicode_AsUTF8AndSize(connection->piece, NULL);
+    return connection->payload;
+}
+
+static bool lengthen_bytes(Connection *connection, Py_ssize_t size)
+{
+    PyObject *before = connection->piece, *piece = PyBytes_FromStringAndSize(NULL, size);
+    if (!piece)
+        return false;
+    if (before)
+        memcpy(PyBytes_AsString(piece), connection->payload, connection->arrived);
+    Py_XDECREF(before);
+    connection->piece = piece;
+    connection->payload = PyBytes_AsString(piece);
+    return true;
 }
 
 /* Have room for 64 times what has come of a message, and not for all that its header claims. */
 static bool grow(Connection *connection)
 {
-    Py_ssize_t wanted = 64 * connection->arrived, room = connection->piece ? PyBytes_Size(connection->piece) : 0;
+    Py_ssize_t wanted = 64 * connection->arrived;
     wanted = wanted < LARGE ? LARGE : wanted;
     wanted = wanted < connection->piece_size ? wanted : connection->piece_size;
-    if (room >= wanted)
+    if (connection->piece && connection->room >= wanted)
         return true;
-    PyObject *piece = PyBytes_FromStringAndSize(NULL, wanted), *before = connection->piece;
-    if (piece && before)
-        memcpy(PyBytes_AsString(piece), PyBytes_AsString(before), connection->arrived);
-    Py_XDECREF(before);
-    connection->piece = piece;
-    if (!piece)
+    bool is_text = connection->header[0] == (char)TEXT;
+    bool done = is_text ? lengthen_text(connection, wanted) : lengthen_bytes(connection, wanted);
+    connection->room = wanted;
+    if (!done) {
+        Py_CLEAR(connection->piece);
         connection->piece_size = 0;
-    return piece;
+    }
+    return done;
 }
 
 /* Unmask what has come behind `arrived`; false for text that is not all ASCII, which Python looks at more closely. */
 static bool take_piece(Connection *connection, Py_ssize_t size)
 {
-    char *end = PyBytes_AsString(connection->piece) + connection->arrived;
-    combine(end, end, size, connection->header + connection->header_size - 4, connection->arrived % 4);
+    char *end = connection->payload + connection->arrived;
+    bool is_ascii = combine(end, end, size, connection->header + connection->header_size - 4, connection->arrived % 4);
     connection->arrived += size;
-    return connection->header[0] == (char)BINARY || is_ascii(end, size);
+    return is_ascii || connection->header[0] == (char)BINARY;
 }
 
 /* Return the frame of which a part is here as it came, and what came behind that part, for Python to take in. */
@@ -384,7 +397,7 @@ static PyObject *hand_back(Connection *connection, const char *behind, Py_ssize_
     if (frame) {
         char *to = PyBytes_AsString(frame);
         memcpy(to, connection->header, begin);
-        combine(to + begin, PyBytes_AsString(piece), arrived, connection->header + begin - 4, 0);
+        combine(to + begin, connection->payload, arrived, connection->header + begin - 4, 0);
         memcpy(to + begin + arrived, behind, size);
     }
     connection->piece = NULL;
@@ -407,7 +420,7 @@ static int begin_piece(Connection *connection, const char *frame, Py_ssize_t ava
     if (!grow(connection))
         return -1;
     connection->arrived = 0;
-    memcpy(PyBytes_AsString(connection->piece), frame + begin, available - begin);
+    memcpy(connection->payload, frame + begin, available - begin);
     if (take_piece(connection, available - begin))
         return 1;
     Py_CLEAR(connection->piece);
@@ -419,10 +432,6 @@ static int begin_piece(Connection *connection, const char *frame, Py_ssize_t ava
 static PyObject *end_piece(Connection *connection)
 {
     PyObject *message = connection->piece;
-    if (connection->header[0] == (char)TEXT) {
-        message = PyUnicode_DecodeUTF8(PyBytes_AsString(connection->piece), connection->piece_size, NULL);
-        Py_DECREF(connection->piece);
-    }
     connection->piece = NULL;
     connection->piece_size = 0;
     return message;
@@ -561,9 +570,9 @@ static ssize_t read_bytes(Transport *transport, Connection *connection, Py_ssize
     *arrived = 0;
     if (!connection->piece)
         return recv(transport->fd, buffer, READ_SIZE, 0);
-    Py_ssize_t room = PyBytes_Size(connection->piece) - connection->arrived;
+    Py_ssize_t room = connection->room - connection->arrived;
     bool is_last = connection->arrived + room == connection->piece_size && room <= MOST;
-    parts[0].iov_base = PyBytes_AsString(connection->piece) + connection->arrived;
+    parts[0].iov_base = connection->payload + connection->arrived;
     parts[0].iov_len = room < MOST ? room : MOST;
     ssize_t size = readv(transport->fd, parts, is_last ? 2 : 1);
     *arrived = size < (ssize_t)parts[0].iov_len ? size : (ssize_t)parts[0].iov_len;
@@ -1338,6 +1347,7 @@ static PyObject *take_over(PyObject *module, PyObject *args)
     streak_type = (PyTypeObject *)Py_NewRef(types[4]);
     turns_type = (PyTypeObject *)Py_NewRef(types[5]);
     open_state = Py_NewRef(state);
+    space = PyUnicode_InternFromString(" ");
     threshold_name = PyUnicode_InternFromString("threshold");
     inflate_frame_name = PyUnicode_InternFromString("inflate_frame");
     websocket_type = (PyTypeObject *)Py_NewRef(types[0]);

@@ -1,5 +1,6 @@
 /* What the extension modules share of frames. Source: RFC 6455 §5.2, §5.3. */
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -10,11 +11,12 @@ enum { MASKED = 0x80, LENGTH = 0x7f };
 enum { INFLATED = 8192 };
 typedef Py_ssize_t Inflate(const char *frame, Py_ssize_t available, Py_ssize_t most, char *inflated, Py_ssize_t *stop);
 
-/* Combine size bytes with the key by XOR, from its byte `turn` on; to and from are the same or do not overlap. */
-static inline void combine(char *to, const char *from, Py_ssize_t size, const char *key, Py_ssize_t turn)
+/* Combine size bytes with the key by XOR, from its byte `turn` on; to and from are the same or do not overlap. Return
+   whether all of them are ASCII then. */
+static inline bool combine(char *to, const char *from, Py_ssize_t size, const char *key, Py_ssize_t turn)
 {
     char turned[8]; /* the key twice */
-    uint64_t keys, octets;
+    uint64_t keys, octets, seen = 0;
     Py_ssize_t i = 0;
     for (int k = 0; k < 8; k++)
         turned[k] = key[(turn + k) % 4];
@@ -22,10 +24,14 @@ static inline void combine(char *to, const char *from, Py_ssize_t size, const ch
     for (; i + 8 <= size; i += 8) { /* the compiler makes SIMD of it */
         memcpy(&octets, from + i, 8);
         octets ^= keys;
+        seen |= octets;
         memcpy(to + i, &octets, 8);
     }
-    for (; i < size; i++)
+    for (; i < size; i++) {
         to[i] = from[i] ^ turned[i % 4];
+        seen |= (unsigned char)to[i];
+    }
+    return !(seen & 0x8080808080808080);
 }
 
 /* Return how many bytes of payload a frame has, and where they begin, behind their key. -1 for a frame whose header is
