@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import tracemalloc
 from typing import Any
@@ -152,9 +153,11 @@ def test_a_hub_that_was_held_up_loses_nothing(rooms: Rooms, opened: Opener) -> N
 # Slow members
 
 
-def stall(rooms: Rooms, opened: Opener, size: int = 3 * MEGABYTE) -> tuple[WebSocket, Peer, list[str]]:
+def stall(
+    rooms: Rooms, opened: Opener, size: int = 3 * MEGABYTE, ends: tuple[WebSocket, Peer] | None = None
+) -> tuple[WebSocket, Peer, list[str]]:
     """Return a member whose peer has not read what was said, and that."""
-    ws, peer = opened("tcp", buffer=SMALL)
+    ws, peer = ends or opened("tcp", buffer=SMALL)
     rooms["lobby"].join(ws)
     said = []
     for number in range(size // 16_384):
@@ -177,6 +180,26 @@ def test_a_member_that_is_too_slow_is_closed_with_1013_and_counted(rooms: Rooms,
     assert events[:-1] == said[: len(events) - 1]
     heard.join()
     assert heard.value == said
+
+
+def test_slow_member_for_whose_close_memory_runs_out_stops_no_round(
+    rooms: Rooms, opened: Opener, errors: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, its = opened()
+    rooms["lobby"].join(other)
+    heard = opened.spawn(received, its, 3 * MEGABYTE // 16_384)
+    ws, peer = opened("tcp", buffer=SMALL)
+    monkeypatch.setattr(ws, "close", no_memory)
+    _, _, said = stall(rooms, opened, ends=(ws, peer))
+    heard.join()
+    assert heard.value == said
+    assert rooms.stats()["closed_slow"] == 1
+    assert "MemoryError" in errors.getvalue()
+    errors.truncate(errors.seek(0))
+
+
+def no_memory(*_: object) -> None:
+    raise MemoryError
 
 
 def test_a_slow_member_may_skip_to_the_newest_message_instead(opened: Opener) -> None:

@@ -305,16 +305,16 @@ class Lane:
     def _end_round(self) -> None:
         self.log.offer(self._stop)
         self.log.drop(keep=bool(self.behind))
-        lost, self._lost = self._lost, (self.log.first, self.log.forgotten)
-        if lost != self._lost:
-            for place in tuple(self.behind):
-                if not self.log.reaches(place.cursor, place.live):
-                    self.fall_behind(place)
         now = monotonic()
         self._rests_until = now + min(now - self._began, LONGEST_REST)
         self._moves = False
         if self.log.end > self._stop:
             self._set_out()
+        lost, self._lost = self._lost, (self.log.first, self.log.forgotten)
+        if lost != self._lost:
+            for place in tuple(self.behind):  # last: one whose Close finds no memory stops no round
+                if not self.log.reaches(place.cursor, place.live):
+                    self.fall_behind(place)
 
     def forget_behind(self, place: Place) -> None:
         """Note that a place keeps up, or is gone."""
