@@ -1,6 +1,7 @@
-/* The plain cases of reading, receive(), iteration, send(), post() and write(), as transport.py, session.py,
-   connection.py and websocket.py have them. Those are the specification. Whatever is unusual in any way goes to the
-   Python method of the same name, before anything is done for it.
+/* The plain cases of reading, receive(), iteration, send(), post() and write(), and of delivering to the members of a
+   room, as transport.py, session.py, connection.py, websocket.py and rooms/lane.py have them. Those are the
+   specification. Whatever is unusual in any way goes to the Python method of the same name, before anything is done for
+   it, or by next_place() to the lane.
 
    Plain is a connection on TCP or a Unix socket, open at both ends, without DEBUG log, on the thread of its hub. It gets
    whole, masked messages in one frame each, and its peer takes what it is sent. The fields below are those of the Python
@@ -33,7 +34,7 @@ enum {
     LARGE = 4096,     /* bytes from which on a message that is not whole yet stays here */
     SMALL = 2048,     /* bytes up to which a payload is copied behind its header, rather than sent from where it is */
     SMALL_TEXT = 256, /* characters up to which a text may keep its UTF-8 */
-    EDITION = 2,      /* as in fast.py */
+    EDITION = 3,      /* as in fast.py */
 };
 double geventws_turn = 0.005; /* seconds; tests lengthen it */
 
@@ -84,6 +85,29 @@ typedef struct {
     PyObject *timer;
     long long left;
 } Turns;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *round, *counts;
+    long long stop;
+} Lane;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *ws, *id, *lane, *pace;
+    long long cursor;
+} Place;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *prepared, *excluded;
+    long long start, stop, count, size;
+} Batch;
+
+typedef struct {
+    PyObject_HEAD
+    long long delivered;
+} Counts;
 
 typedef struct { /* what iteration over a WebSocket is */
     PyObject_HEAD
@@ -156,6 +180,9 @@ OBJECTS(Session, connection, hub)
 OBJECTS(WebSocket, session, end_told)
 OBJECTS(Streak, target, target)
 OBJECTS(Turns, timer, timer)
+OBJECTS(Lane, round, counts)
+OBJECTS(Place, ws, pace)
+OBJECTS(Batch, prepared, excluded)
 OBJECTS(Messages, websocket, websocket)
 OBJECTS(Watcher, poller, callback)
 OBJECTS(Poller, loop, watcher)
@@ -224,6 +251,31 @@ static PyMemberDef streak_members[] = {
     {NULL},
 };
 
+static PyMemberDef lane_members[] = {
+    OBJECT(Lane, "_round", round),
+    OBJECT(Lane, "counts", counts),
+    NUMBER(Lane, "_stop", stop),
+    {NULL},
+};
+static PyMemberDef place_members[] = {
+    OBJECT(Place, "ws", ws),
+    OBJECT(Place, "id", id),
+    OBJECT(Place, "lane", lane),
+    OBJECT(Place, "pace", pace),
+    NUMBER(Place, "cursor", cursor),
+    {NULL},
+};
+static PyMemberDef batch_members[] = {
+    OBJECT(Batch, "prepared", prepared),
+    OBJECT(Batch, "excluded", excluded),
+    NUMBER(Batch, "start", start),
+    NUMBER(Batch, "stop", stop),
+    NUMBER(Batch, "count", count),
+    NUMBER(Batch, "size", size),
+    {NULL},
+};
+static PyMemberDef counts_members[] = {NUMBER(Counts, "delivered", delivered), {NULL}};
+
 /* What take_over() is given, once. */
 
 enum Method { ON_READABLE, WRITE, RECEIVE, SEND, POST, ITERATE, METHODS };
@@ -231,6 +283,7 @@ static PyObject *general[METHODS]; /* the Python functions */
 static PyTypeObject *socket_type, *transport_type, *connection_type, *session_type, *websocket_type, *streak_type,
     *turns_type;
 static PyTypeObject *messages_type, *watcher_type, *poller_type;
+static PyTypeObject *turns_fields, *lane_fields, *place_fields, *batch_fields, *counts_fields;
 static PyObject *open_state;
 static Inflate *inflate_payload; /* NULL where it is not compiled */
 static void **greenlet_api;      /* the capsule's table: two entries of it, at places that are fixed */
@@ -241,7 +294,7 @@ static void **greenlet_api;      /* the capsule's table: two entries of it, at p
 static _Thread_local PyObject *home;
 static _Thread_local Poller *polling;
 static PyTypeObject *viewing; /* the last type of greenlet that was found to have no switch_out() */
-static PyObject *threshold_name, *inflate_frame_name, *space;
+static PyObject *threshold_name, *inflate_frame_name, *settings_name, *compressor_name, *space;
 static char buffer[READ_SIZE];
 static int generation; /* forks between the first process and this one */
 
@@ -1295,6 +1348,142 @@ static PyObject *write_bytes(PyObject *self, PyObject *const *args, Py_ssize_t c
     return sent == FAILED ? NULL : Py_NewRef(Py_None);
 }
 
+/* Delivering to the members of a room */
+
+typedef struct { /* what all connections get of a batch that compress alike */
+    PyObject *frame, *settings;
+    Py_ssize_t threshold;
+} Made;
+
+typedef struct {
+    Lane *lane;
+    Batch *batch;
+    long long least;    /* that it counts for a member */
+    PyObject *keeps_up; /* a pace */
+    Turns *share;
+    Made plain, compressed; /* since Python looked last */
+} Delivery;
+
+static void drop(Made *made)
+{
+    Py_CLEAR(made->frame);
+    Py_CLEAR(made->settings);
+}
+
+/* Whether a compressed frame is for this connection as well, whose compressor then has nothing to forget. */
+static bool fits(Made *made, Connection *connection)
+{
+    PyObject *compressor = PyObject_GetAttr(connection->deflate, compressor_name);
+    PyObject *settings = compressor == Py_None ? PyObject_GetAttr(connection->deflate, settings_name) : NULL;
+    bool is_so = settings && PyObject_RichCompareBool(settings, made->settings, Py_EQ) == 1 &&
+                 threshold_of(connection) == made->threshold;
+    Py_XDECREF(compressor);
+    Py_XDECREF(settings);
+    PyErr_Clear();
+    return is_so;
+}
+
+/* Return the frame for a connection, which the delivery holds; NULL where Python is to make it. */
+static PyObject *frame_for(Delivery *delivery, Connection *connection)
+{
+    PyObject *deflate = connection->deflate;
+    Made *made = deflate == Py_None ? &delivery->plain : &delivery->compressed;
+    if (made->frame && (deflate == Py_None || fits(made, connection)))
+        return made->frame;
+    drop(made);
+    if (deflate != Py_None) {
+        made->settings = PyObject_GetAttr(deflate, settings_name);
+        made->threshold = made->settings ? threshold_of(connection) : -1;
+    }
+    if (!PyErr_Occurred())
+        made->frame = PyObject_CallMethod(delivery->batch->prepared, "frame", "O", deflate);
+    if (made->frame && PyBytes_CheckExact(made->frame))
+        return made->frame;
+    PyErr_Clear();
+    drop(made);
+    return NULL;
+}
+
+/* Send the messages of a delivery, as the Python method does. NOT_BEGUN where that is to look. */
+static enum Sent deliver(WebSocket *websocket, Delivery *delivery)
+{
+    Session *session = session_here(websocket);
+    bool is_clear = session && transport_of(session)->blocked == Py_False;
+    Frame frame = {.message = is_clear ? frame_for(delivery, connection_of(session)) : NULL};
+    char *bytes;
+    if (!frame.message || session_here(websocket) != session) /* what makes a frame may run anything */
+        return NOT_BEGUN;
+    PyBytes_AsStringAndSize(frame.message, &bytes, &frame.size);
+    frame.payload = bytes;
+    enum Sent sent = put(transport_of(session), &frame, false);
+    if (sent == OTHERWISE && transport_of(session)->broken != Py_False)
+        return NOT_BEGUN;
+    if (sent == WHOLE || sent == OTHERWISE)
+        websocket->messages_sent += delivery->batch->count;
+    return sent;
+}
+
+/* Give a place its turn, if only by seeing that it lacks nothing. NOT_BEGUN where that is for Python. */
+static enum Sent serve(Place *place, Delivery *delivery)
+{
+    Lane *lane = delivery->lane;
+    Batch *batch = delivery->batch;
+    if (place->lane != (PyObject *)lane || place->pace != delivery->keeps_up || place->cursor >= lane->stop)
+        return WHOLE;
+    if (place->cursor != batch->start || !place->id || !place->ws)
+        return NOT_BEGUN;
+    Py_ssize_t excluded = PyObject_Size(batch->excluded);
+    if (excluded && (excluded < 0 || PySequence_Contains(batch->excluded, place->id))) {
+        PyErr_Clear();
+        return NOT_BEGUN;
+    }
+    PyObject *websocket = Py_NewRef(place->ws);
+    enum Sent sent = deliver((WebSocket *)websocket, delivery);
+    Py_DECREF(websocket);
+    if (sent == WHOLE || sent == OTHERWISE) {
+        ((Counts *)lane->counts)->delivered += batch->count;
+        place->cursor = batch->stop;
+        delivery->share->left -= batch->size > delivery->least ? batch->size : delivery->least;
+    }
+    return sent;
+}
+
+/* Serve places until one of them is for Python, and return that; NULL behind the last, or when the pass has done its
+   part, or with an error. */
+static PyObject *serve_places(Delivery *delivery)
+{
+    PyObject *places = Py_NewRef(delivery->lane->round), *place = NULL;
+    enum Sent sent = WHOLE;
+    while ((sent == WHOLE || sent == OTHERWISE) && delivery->share->left > 0 && (place = PyIter_Next(places))) {
+        bool is_known = delivery->batch && PyObject_TypeCheck(place, place_fields);
+        sent = is_known ? serve((Place *)place, delivery) : NOT_BEGUN;
+        if (sent != NOT_BEGUN)
+            Py_CLEAR(place);
+    }
+    Py_DECREF(places);
+    drop(&delivery->plain);
+    drop(&delivery->compressed);
+    return place;
+}
+
+static PyObject *next_place(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    bool fits = count == 5 && PyObject_TypeCheck(args[0], lane_fields) && PyObject_TypeCheck(args[4], turns_fields);
+    Delivery delivery = {.lane = fits ? (Lane *)args[0] : NULL, .keeps_up = args[3], .share = (Turns *)args[4]};
+    PyObject *counts = fits ? delivery.lane->counts : NULL;
+    if (!counts || !PyObject_TypeCheck(counts, counts_fields) || !delivery.lane->round)
+        return PyErr_Format(PyExc_TypeError, "next_place() takes a lane, a batch, a weight, a pace and turns");
+    delivery.least = PyLong_AsLongLong(args[2]);
+    if (delivery.least == -1 && PyErr_Occurred())
+        return NULL;
+    Batch *batch = PyObject_TypeCheck(args[1], batch_fields) ? (Batch *)args[1] : NULL;
+    /* What is more than a batch is posted by Python, as far as the peer takes it. */
+    if (websocket_type && batch && batch->prepared && batch->excluded && batch->stop >= delivery.lane->stop)
+        delivery.batch = batch;
+    PyObject *place = serve_places(&delivery);
+    return place || PyErr_Occurred() ? place : Py_NewRef(Py_None);
+}
+
 /* What is compiled here */
 
 #define KEYWORDS(function) (PyCFunction)(void (*)(void))function, METH_FASTCALL | METH_KEYWORDS
@@ -1350,6 +1539,8 @@ static PyObject *take_over(PyObject *module, PyObject *args)
     space = PyUnicode_InternFromString(" ");
     threshold_name = PyUnicode_InternFromString("threshold");
     inflate_frame_name = PyUnicode_InternFromString("inflate_frame");
+    settings_name = PyUnicode_InternFromString("settings");
+    compressor_name = PyUnicode_InternFromString("_compressor");
     websocket_type = (PyTypeObject *)Py_NewRef(types[0]);
     for (enum Method method = 0; method < METHODS; method++)
         if (!stand_for(method, method <= WRITE ? transport_type : websocket_type))
@@ -1378,6 +1569,7 @@ static PyMethodDef functions[] = {{"take_over", take_over, METH_VARARGS, NULL},
                                   {"watch", (PyCFunction)(void (*)(void))watch, METH_FASTCALL, NULL},
                                   {"take_back", take_back, METH_O, NULL},
                                   {"let_go", let_go, METH_O, NULL},
+                                  {"next_place", (PyCFunction)(void (*)(void))next_place, METH_FASTCALL, NULL},
                                   {NULL}};
 
 static bool add_type(PyObject *module, const char *name, PyType_Spec *spec, PyTypeObject **to)
@@ -1388,7 +1580,7 @@ static bool add_type(PyObject *module, const char *name, PyType_Spec *spec, PyTy
     return type && !PyModule_AddObjectRef(module, name, type);
 }
 
-#define BASE(Type, list)                                                                                               \
+#define BASE(Type, list, to)                                                                                           \
     PyType_Slot Type##_slots[] = {{Py_tp_traverse, Type##_traverse},                                                   \
                                   {Py_tp_clear, Type##_clear},                                                         \
                                   {Py_tp_dealloc, Type##_dealloc},                                                     \
@@ -1398,17 +1590,25 @@ static bool add_type(PyObject *module, const char *name, PyType_Spec *spec, PyTy
                                .basicsize = sizeof(Type),                                                              \
                                .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,                 \
                                .slots = Type##_slots};                                                                 \
-    if (!add_type(module, #Type "Fields", &Type##_spec, NULL))                                                         \
+    if (!add_type(module, #Type "Fields", &Type##_spec, to))                                                           \
         return -1;
 
 static int fill(PyObject *module)
 {
-    BASE(Transport, transport_members)
-    BASE(Connection, connection_members)
-    BASE(Session, session_members)
-    BASE(WebSocket, websocket_members)
-    BASE(Streak, streak_members)
-    BASE(Turns, turns_members)
+    BASE(Transport, transport_members, NULL)
+    BASE(Connection, connection_members, NULL)
+    BASE(Session, session_members, NULL)
+    BASE(WebSocket, websocket_members, NULL)
+    BASE(Streak, streak_members, NULL)
+    BASE(Turns, turns_members, &turns_fields)
+    BASE(Lane, lane_members, &lane_fields)
+    BASE(Place, place_members, &place_fields)
+    BASE(Batch, batch_members, &batch_fields)
+    PyType_Slot counts_slots[] = {{Py_tp_members, counts_members}, {0, NULL}};
+    PyType_Spec counts_spec = {"geventws._fast.CountsFields", sizeof(Counts), 0,
+                               Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, counts_slots};
+    if (!add_type(module, "CountsFields", &counts_spec, &counts_fields))
+        return -1;
     unsigned flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION;
     static PyMethodDef watcher_methods[] = {{"start", start_watcher, METH_O, NULL},
                                             {"stop", stop_watcher, METH_NOARGS, NULL},

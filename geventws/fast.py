@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 is_compiled = False  # and used
-EDITION = 2  # of what C and Python expect of each other, in fields, methods and their order; _fast.c has the same
+EDITION = 3  # of what C and Python expect of each other, in fields, methods and their order; _fast.c has the same
 
 
 class TransportFields:
@@ -75,6 +75,30 @@ class TurnsFields:
     __slots__ = ("_timer", "left")
 
 
+class LaneFields:
+    """Of a Lane."""
+
+    __slots__ = ("_round", "_stop", "counts")
+
+
+class PlaceFields:
+    """Of a Place."""
+
+    __slots__ = ("cursor", "id", "lane", "pace", "ws")
+
+
+class BatchFields:
+    """Of a Batch."""
+
+    __slots__ = ("count", "excluded", "prepared", "size", "start", "stop")
+
+
+class CountsFields:
+    """Of Counts."""
+
+    __slots__ = ("delivered",)
+
+
 def take_over(
     websocket: type, transport: type, connection: type, session: type, streak: type, turns: type, is_open: object
 ) -> None:
@@ -100,9 +124,20 @@ def let_go(connection: object) -> None:
     """Free what C has of a frame that is not all here, and will never be."""
 
 
+def next_place(lane: Any, batch: Any, least: int, keeps_up: object, share: Any) -> Any:
+    """Return the next place in a lane's round that Python is to serve; None behind the last, and once share is used up.
+
+    C delivers the batch to the places before that one. Each takes the size of the batch from share, `least` at least.
+    """
+    return next(lane._round, None) if share.left > 0 else None
+
+
 def _is_ours(compiled: Any) -> bool:
     """Whether a compiled module fits these classes. One that does not is left from another version."""
-    fields = (ConnectionFields, SessionFields, StreakFields, TransportFields, TurnsFields, WebSocketFields)
+    fields = (
+        *(ConnectionFields, SessionFields, StreakFields, TransportFields, TurnsFields, WebSocketFields),
+        *(BatchFields, CountsFields, LaneFields, PlaceFields),
+    )
     return compiled.EDITION == EDITION and all(
         set(kind.__slots__) <= vars(getattr(compiled, kind.__name__, object)).keys() for kind in fields
     )
@@ -116,8 +151,10 @@ if not TYPE_CHECKING and not os.environ.get("GEVENTWS_PURE"):
             TransportFields, ConnectionFields = _fast.TransportFields, _fast.ConnectionFields
             SessionFields, WebSocketFields = _fast.SessionFields, _fast.WebSocketFields
             StreakFields, TurnsFields = _fast.StreakFields, _fast.TurnsFields
+            LaneFields, PlaceFields = _fast.LaneFields, _fast.PlaceFields
+            BatchFields, CountsFields = _fast.BatchFields, _fast.CountsFields
             take_over, take_back, let_go = _fast.take_over, _fast.take_back, _fast.let_go
-            enter, watch = _fast.enter, _fast.watch
+            enter, watch, next_place = _fast.enter, _fast.watch, _fast.next_place
             is_compiled = True
         else:
             told = f"{_fast.__file__} was compiled for another version of geventws, and is not used; install it anew"

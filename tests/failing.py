@@ -1,4 +1,4 @@
-"""Cases of tests/differential.py in which one call for memory fails in C, each of them in turn.
+"""Cases of differential.py and broadcasts.py in which one call for memory fails in C, each of them in turn.
 
     python -m tests.failing --seconds 60
 
@@ -25,6 +25,7 @@ from geventws import keepalive
 from geventws.errors import ProtocolError
 from geventws.frames import parse_header
 
+from . import broadcasts
 from .differential import Case, Run
 
 IN_TURN = 12  # of the calls in a case, that many fail in turn, and then as many of the others
@@ -32,11 +33,11 @@ LIBRARY = ctypes.CDLL(sys.modules["geventws._fast"].__file__)
 calls, failing = (ctypes.c_long.in_dll(LIBRARY, name) for name in ("calls", "failing"))
 
 
-def is_cut(wire: bytes) -> bool:
+def is_cut(wire: bytes, *, deflate: bool = False) -> bool:
     """Whether the last frame is not whole. Raises ProtocolError where the others are none."""
     start = 0
     while start < len(wire):
-        header = parse_header(wire, start, masked=False, deflate=False)
+        header = parse_header(wire, start, masked=False, deflate=deflate)
         if header is None or header.stop + header.size > len(wire):
             return True
         start = header.stop + header.size
@@ -45,7 +46,10 @@ def is_cut(wire: bytes) -> bool:
 
 def frames(seen: list[Any]) -> bytes:
     """Return what the peer got behind the 101, which is the last that is noted."""
-    wire: bytes = seen[-1][1]
+    return _behind_head(seen[-1][1])
+
+
+def _behind_head(wire: bytes) -> bytes:
     return wire.partition(b"\r\n\r\n")[2]
 
 
@@ -89,6 +93,45 @@ def faults(number: int, call: int, undisturbed: list[Any]) -> Iterator[str]:
         yield "nobody was told"
 
 
+class Room(broadcasts.Run):
+    """A room in which whoever calls may run out of memory."""
+
+    def _event(self, hearer: broadcasts.Hearer, what: float) -> None:
+        try:
+            super()._event(hearer, what)
+        except MemoryError:
+            self.seen.append(MemoryError)
+
+
+def outcome_of_room(number: int, call: int) -> tuple[Room, list[Any], str]:
+    """Return the same of a case of broadcasts.py."""
+    errors = get_hub().exception_stream = io.StringIO()
+    run = Room(number)
+    calls.value, failing.value = 0, call
+    try:
+        seen = run.run()
+    finally:
+        failing.value = 0
+    return run, seen, errors.getvalue()
+
+
+def faults_of_room(number: int, call: int, undisturbed: list[Any]) -> Iterator[str]:
+    """Yield what is wrong with a room of which a call of this number fails."""
+    run, seen, errors = outcome_of_room(number, call)
+    end = max(cursor for *_, cursor, _, _ in seen[-2][1:])
+    for hearer, state, wire, before in zip(run.hearers, seen[-2][1:], seen[-1], undisturbed[-1], strict=True):
+        *_, cursor, _, has_left = state
+        is_lost = hearer.ws.close_reason == "out of memory"
+        try:
+            is_new = is_cut(_behind_head(wire), deflate=True) and not is_cut(_behind_head(before), deflate=True)
+            if is_new and not is_lost:
+                yield "a member got a part of a frame"
+        except ProtocolError as exc:
+            yield f"a member got what is no frame: {exc}"
+        if cursor != end and not has_left and not is_lost and "MemoryError" not in errors:
+            yield "a member lacks what was said"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.failing", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
@@ -96,16 +139,18 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=40, help="at most")
     options = parser.parse_args()
     end, found, number, failed = monotonic() + options.seconds, 0, options.seed, 0
+    kinds: list[tuple[Any, Any]] = [(outcome, faults), (outcome_of_room, faults_of_room)]
     while monotonic() < end and number < options.seed + options.cases:
-        _, undisturbed, _ = outcome(number, 0)
-        total = calls.value
-        others: Any = range(IN_TURN + 1, total + 1)
-        others = random.Random(number).sample(others, min(IN_TURN, len(others)))
-        for call in [*range(1, min(IN_TURN, total) + 1), *others]:
-            failed += 1
-            for fault in faults(number, call, undisturbed):
-                print(f"case {number}, call {call} of {total}: {fault}", flush=True)
-                found += 1
+        for run, look in kinds:
+            _, undisturbed, _ = run(number, 0)
+            total = calls.value
+            others: Any = range(IN_TURN + 1, total + 1)
+            others = random.Random(number).sample(others, min(IN_TURN, len(others)))
+            for call in [*range(1, min(IN_TURN, total) + 1), *others]:
+                failed += 1
+                for fault in look(number, call, undisturbed):
+                    print(f"{look.__name__}, case {number}, call {call} of {total}: {fault}", flush=True)
+                    found += 1
         number += 1
     print(f"{number - options.seed} cases, {failed} failures, {found} faults")
     return bool(found)

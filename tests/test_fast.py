@@ -79,13 +79,19 @@ def test_crowd_whose_views_read_for_each_other_shows_no_difference(compiled: Non
     assert run("-m", "tests.differential", "--cases", "60", "--size", "20").strip() == "60 cases, 0 differences"
 
 
-def test_difference_is_told() -> None:
-    assert "unlike" in run("-c", UNLIKE)
+def test_sixty_random_rooms_show_no_difference(compiled: None) -> None:
+    assert run("-m", "tests.broadcasts", "--cases", "60").strip() == "60 cases, 0 differences"
+
+
+@pytest.mark.parametrize("module", ["differential", "broadcasts"])
+def test_difference_is_told(module: str) -> None:
+    assert "unlike" in run("-c", UNLIKE, module)
 
 
 UNLIKE = """
-from tests import differential
-differential.outcome = lambda number, size, is_python: [[("wire", b"unlike" if is_python else b"this")]]
+import importlib, sys
+differential = importlib.import_module("tests." + sys.argv[1])
+differential.outcome = lambda number, *size, is_python: [[("wire", b"unlike" if is_python else b"this")]]
 print(differential.difference(1))
 """
 
@@ -141,6 +147,11 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
 @pytest.mark.slow
 def test_random_cases_show_no_difference_and_no_fault_in_memory(checked: Callable[..., str]) -> None:
     assert checked("tests.differential").strip().endswith(" cases, 0 differences")
+
+
+@pytest.mark.slow
+def test_random_rooms_show_no_difference_and_no_fault_in_memory(checked: Callable[..., str]) -> None:
+    assert checked("tests.broadcasts").strip().endswith(" cases, 0 differences")
 
 
 @pytest.mark.slow
@@ -229,7 +240,7 @@ for name in names:
 
 
 def test_c_that_lacks_a_field_is_of_another_version() -> None:
-    assert run("-c", LACKING, pure="1").split() == ["6", "True", *["False"] * 13]
+    assert run("-c", LACKING, pure="1").split() == ["10", "True", *["False"] * 21]
 
 
 AGAIN = """
@@ -255,6 +266,28 @@ for arguments in [(), (int, 3), (int, int, int, int, int, 3, 4)]:
     except Exception as exc:
         print(type(exc).__name__)
 """
+
+
+NOT_A_LANE = """
+from geventws.fast import next_place
+from geventws.rooms.lane import KEEPS_UP, Counts, Lane
+from geventws.rooms.log import NOWHERE, Limits
+from geventws.turns import turns
+lane = Lane(Limits(1, 1.0, 1), NOWHERE, Counts(), slow="skip")
+print(next_place(lane, None, 1, KEEPS_UP, turns()))
+lane._round = iter([])
+for arguments in [(), (1, None, 1, 2, turns()), (lane, None, 1, 2, 3), (lane, None, "", 2, turns())]:
+    try:
+        next_place(*arguments)
+    except TypeError as exc:
+        print("no")
+lane._round = iter([1, lane])
+print(next_place(lane, 2, 1, KEEPS_UP, turns()), next_place(lane, 2, 1, KEEPS_UP, turns()) is lane)
+"""
+
+
+def test_what_is_no_lane_is_not_served(compiled: None) -> None:
+    assert run("-c", NOT_A_LANE).split() == ["None", "no", "no", "no", "no", "1", "True"]
 
 
 def test_package_that_is_imported_anew_is_pythons(compiled: None) -> None:

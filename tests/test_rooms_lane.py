@@ -17,6 +17,7 @@ from geventws.rooms import lane
 from geventws.rooms.log import ENTRY_WEIGHT
 from geventws.websocket import WebSocket
 
+from .differential import kind
 from .pairs import MEGABYTE, SMALL, Opener, Passes, Peer, RecordingSocket, hold_hub, received, settle, until
 
 pytestmark = pytest.mark.usefixtures("errors")
@@ -148,6 +149,44 @@ def test_a_hub_that_was_held_up_loses_nothing(rooms: Rooms, opened: Opener) -> N
         rooms["lobby"].broadcast(str(number))
         hold_hub(0.02)
     assert received(peer, 5) == received(its, 5) == list("01234")
+
+
+@pytest.mark.parametrize("is_python", [False, True])
+def test_member_for_whom_memory_runs_out_stops_no_other(
+    rooms: Rooms, opened: Opener, errors: io.StringIO, monkeypatch: pytest.MonkeyPatch, is_python: bool
+) -> None:
+    with kind(is_python):
+        pairs = [
+            opened("tcp", wrap=OutOfMemory if number in (0, 20, 59) else lambda sock: sock) for number in range(60)
+        ]
+    for ws, _ in pairs:
+        rooms["lobby"].join(ws)
+    OutOfMemory.is_due = True
+    try:
+        rooms["lobby"].broadcast("text")
+        heard = [peer.receive() for number, (_, peer) in enumerate(pairs) if number not in (0, 20, 59)]
+    finally:
+        OutOfMemory.is_due = False
+    assert heard == ["text"] * 57
+    until(lambda: len(rooms["lobby"]) == 57, "leaving of the others")
+    assert [pairs[number][0].close_reason for number in (0, 20, 59)] == ["out of memory"] * 3
+    assert rooms.stats()["delivered"] == 57
+    assert errors.getvalue().count("MemoryError") >= 3
+    errors.truncate(errors.seek(0))
+
+
+class OutOfMemory(RecordingSocket):
+    """A socket for which memory may run out."""
+
+    is_due = False
+
+    def __init__(self, sock: Any) -> None:
+        super().__init__([], sock)
+
+    def send(self, data: bytes) -> int:
+        if self.is_due:
+            raise MemoryError
+        return super().send(data)
 
 
 # Slow members

@@ -6,7 +6,6 @@ Knows that deliver() never waits, and that a session tells when its peer takes d
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 from time import monotonic
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from typing import Any, Literal
 from gevent import get_hub, getcurrent
 
 from ..errors import CloseCode
+from ..fast import CountsFields, LaneFields, PlaceFields, next_place
 from ..turns import Turns, pause, turns
 from ..websocket import WebSocket
 from .log import BATCH, Batch, Entry, Limits, Log, Position
@@ -27,15 +27,17 @@ LONGEST_REST = 0.05  # seconds, for where other work held the round up
 TOO_SLOW = "too slow for what is said here"
 
 
-@dataclass(slots=True)
-class Counts:
+class Counts(CountsFields):
     """What the lanes of one Rooms have done."""
 
-    members: int = 0
-    broadcasts: int = 0
-    delivered: int = 0  # messages that a member's WebSocket took
-    skipped: int = 0  # messages that slow members did not get
-    closed_slow: int = 0  # members
+    __slots__ = ("broadcasts", "closed_slow", "members", "skipped")
+
+    def __init__(self) -> None:
+        self.members = 0
+        self.broadcasts = 0
+        self.delivered = 0  # messages that a member's WebSocket took
+        self.skipped = 0  # messages that slow members did not get
+        self.closed_slow = 0  # members
 
 
 class Pace(Enum):
@@ -49,10 +51,10 @@ class Pace(Enum):
 KEEPS_UP, WAITS, CATCHES_UP = Pace
 
 
-class Place:
+class Place(PlaceFields):
     """Where one WebSocket stands in a lane: a number of the log, not copies of messages."""
 
-    __slots__ = ("cursor", "id", "lane", "live", "pace", "uses", "ws")
+    __slots__ = ("live", "uses")
 
     def __init__(self, ws: WebSocket, id: str) -> None:
         self.ws = ws
@@ -129,7 +131,7 @@ class Place:
         self.ws.close(code, reason)
 
 
-class Lane:
+class Lane(LaneFields):
     """The places of one room, and the log they stand in. All of it runs on the hub's thread.
 
     Rounds bring what is pushed to members who keep up. Each pass of the loop does a part of a round. So a broadcast
@@ -137,17 +139,16 @@ class Lane:
     """
 
     __slots__ = (
+        "_batch",
         "_began",
         "_limits",
         "_lost",
         "_moves",
         "_rest",
         "_rests_until",
-        "_round",
         "_slow",
-        "_stop",
+        "_turns",
         "behind",
-        "counts",
         "log",
         "places",
     )
@@ -170,6 +171,8 @@ class Lane:
         self._moves = False  # a round is under way
         self._round: Iterator[Place] = iter(())
         self._stop = 0  # number before which the round delivers
+        self._batch: Batch | None = None  # the last one of the round
+        self._turns: Any = None  # of the hub, from the first round on
         self._began = 0.0  # when the round did, by time.monotonic()
         self._rests_until = 0.0  # by time.monotonic()
         self._rest: Any = None  # timer of who waits for its end
@@ -259,7 +262,8 @@ class Lane:
         self._began = monotonic()
         self._round = iter(tuple(self.places.values()))
         self._stop = self.log.end
-        turns().wait(self._go_on)
+        self._turns = turns()
+        self._turns.wait(self._go_on)
 
     def _end_rest(self) -> None:
         if self._rest is not None:
@@ -267,42 +271,36 @@ class Lane:
             self._rest = None
 
     def _go_on(self) -> None:
-        share, is_over = turns(), False
+        share, is_over = self._turns, False
         try:
             is_over = self._serve(share)
         finally:  # a member for whom memory ran out stops no other
             if is_over:
+                share.spend(0)  # what was done is taken from it, and wants a new pass
                 self._end_round()
             else:
                 share.wait(self._go_on)
 
     def _serve(self, share: Turns) -> bool:
         """Give members what they lack until this pass has done its part; return whether all have had their turn."""
-        stop, counts, work = self._stop, self.counts, 0
-        batch: Batch | None = None
-        try:
-            for place in self._round:
-                if place.lane is not self or place.pace is not KEEPS_UP or place.cursor >= stop:
-                    continue
-                if batch is None or batch.start != place.cursor:  # nearly all lack the same
-                    batch = self.log.batch(place.cursor, place.live)
-                if (
-                    batch is not None
-                    and place.id not in batch.excluded
-                    and place.ws.deliver(batch.prepared, batch.count)
-                ):
-                    counts.delivered += batch.count
-                    place.cursor = batch.stop
-                    work += batch.size if batch.size > WRITE else WRITE
-                if place.cursor < stop:
-                    place.go_on(stop)
-                if work >= share.left:
-                    return False
-            return True
-        finally:
-            share.spend(work)
+        stop, batch = self._stop, self._batch
+        if batch is not None:  # more may have been said since the last pass
+            batch = self.log.batch(batch.start, batch.start)
+        while (place := next_place(self, batch, WRITE, KEEPS_UP, share)) is not None:
+            if place.lane is not self or place.pace is not KEEPS_UP or place.cursor >= stop:
+                continue
+            if batch is None or batch.start != place.cursor:  # nearly all lack the same
+                batch = self._batch = self.log.batch(place.cursor, place.live)
+            if batch is not None and place.id not in batch.excluded and place.ws.deliver(batch.prepared, batch.count):
+                self.counts.delivered += batch.count
+                place.cursor = batch.stop
+                share.left -= max(batch.size, WRITE)
+            if place.cursor < stop:
+                place.go_on(stop)
+        return share.left > 0
 
     def _end_round(self) -> None:
+        self._batch = None
         self.log.offer(self._stop)
         self.log.drop(keep=bool(self.behind))
         now = monotonic()
