@@ -362,18 +362,23 @@ static void replace(PyObject **field, PyObject *value)
 
 static bool has_plain_pipe(Transport *transport)
 {
-    return transport->fd >= 0 && Py_TYPE(transport->pipe) == socket_type && transport->broken == Py_False &&
-           transport->finishing == Py_False && PyByteArray_CheckExact(transport->outbox);
+    return transport->fd >= 0 && transport->pipe && Py_TYPE(transport->pipe) == socket_type &&
+           transport->broken == Py_False && transport->finishing == Py_False && transport->outbox &&
+           PyByteArray_CheckExact(transport->outbox);
 }
+
+static Connection *connection_of(Session *session) { return (Connection *)session->connection; }
+static Transport *transport_of(Session *session) { return (Transport *)session->transport; }
 
 /* Return the session as far as nothing in it is unusual, for as long as the caller holds what has it; else NULL. */
 static Session *plain_session(PyObject *object)
 {
     Session *session = (Session *)object;
     if (!object || Py_TYPE(object) != session_type || session->debug != Py_False || !session->queue ||
-        !PyList_CheckExact(session->queue) || !session->connection || !session->transport ||
-        Py_TYPE(session->connection) != connection_type || Py_TYPE(session->transport) != transport_type ||
-        ((Connection *)session->connection)->state != open_state || !has_plain_pipe((Transport *)session->transport))
+        !PyList_CheckExact(session->queue) || !session->connection || !session->transport || !session->turns ||
+        !session->hub || Py_TYPE(session->connection) != connection_type ||
+        Py_TYPE(session->transport) != transport_type || connection_of(session)->state != open_state ||
+        !connection_of(session)->deflate || !has_plain_pipe(transport_of(session)))
         return NULL;
     return session;
 }
@@ -385,9 +390,6 @@ static Session *session_here(WebSocket *websocket)
         return NULL;
     return plain_session(websocket->session);
 }
-
-static Connection *connection_of(Session *session) { return (Connection *)session->connection; }
-static Transport *transport_of(Session *session) { return (Transport *)session->transport; }
 
 /* Messages in pieces */
 

@@ -194,6 +194,56 @@ def test_what_only_c_makes_is_made_by_nobody_else(compiled: None) -> None:
     assert run("-c", ALONE).count("cannot create 'geventws._fast.") == 3
 
 
+LACKING_A_FIELD = """
+import gevent
+from gevent import Timeout, with_timeout
+from geventws.connection import Connection
+from geventws.session import Session
+from geventws.transport import Transport
+from geventws.websocket import WebSocket
+from tests import pairs
+request = pairs.Request
+pairs.Request = lambda key, protocols, _: request(key, protocols, [("permessage-deflate", ())])
+gevent.get_hub().exception_stream = None
+hello = bytes.fromhex("f248cdc9c90700")  # RFC 7692 §7.2.3.1
+def attempt(function, *arguments):
+    try:
+        with_timeout(0.005, function, *arguments)
+    except (AttributeError, StopIteration, Timeout):
+        pass
+def attempts(ws, peer, transport):
+    for use in (ws.receive, lambda: next(iter(ws))):
+        peer.sock.sendall(pairs.masked(1, b"text") + pairs.masked(0x41, hello))
+        attempt(transport._on_readable)
+        attempt(use)
+    for use in (ws.send, ws.post, transport.write):
+        attempt(use, b"bytes")
+for kind in (WebSocket, Session, Connection, Transport):
+    for name in set(vars(kind.__base__)) - set(vars(object)) - {"__module__", "__slots__"}:
+        opener = pairs.Opener(None)
+        ws, peer = opener()
+        session, connection, transport = ws.session, ws.session.connection, ws.session.transport
+        [owner] = [part for part in (ws, session, connection, transport) if isinstance(part, kind)]
+        value = getattr(owner, name)
+        try:
+            delattr(owner, name)
+        except TypeError:  # a number
+            continue
+        attempts(ws, peer, transport)
+        setattr(owner, name, value)
+        opener.close()
+        print(kind.__name__, name)
+attempt(Transport.__new__(Transport).write, b"")
+attempt(WebSocket.__new__(WebSocket).send, b"")
+print("no crash")
+"""
+
+
+@pytest.mark.parametrize("pure", ["", "1"])
+def test_lack_of_a_field_is_no_crash(pure: str) -> None:
+    assert "no crash" in run("-c", LACKING_A_FIELD, pure=pure)
+
+
 def test_methods_in_c_have_no_docstrings_where_python_has_none(compiled: None) -> None:
     assert run("-OO", "-c", SHAPE).count(" None\n") == 5
 
