@@ -113,6 +113,7 @@ typedef struct { /* what iteration over a WebSocket is */
     PyObject_HEAD
     PyObject *websocket;
     bool calls_receive; /* an app's own */
+    bool is_over;       /* as a generator is behind its end or an exception */
 } Messages;
 
 typedef struct { /* calls back when a socket can be read, as gevent's watcher does */
@@ -1085,6 +1086,7 @@ static PyObject *iterate(PyObject *self, PyObject *unused)
         messages->websocket = Py_NewRef(self);
         messages->calls_receive =
             !PyCFunction_Check(method) || PyCFunction_GetFunction(method) != methods[RECEIVE].ml_meth;
+        messages->is_over = false;
         PyObject_GC_Track(messages);
     }
     Py_XDECREF(method);
@@ -1093,13 +1095,15 @@ static PyObject *iterate(PyObject *self, PyObject *unused)
 
 static PyObject *Messages_next(PyObject *self)
 {
-    WebSocket *websocket = (WebSocket *)((Messages *)self)->websocket;
-    bool is_plain = websocket->end_told != Py_True && !((Messages *)self)->calls_receive;
-    PyObject *message = is_plain ? next_message(websocket) : NULL;
-    if (!message && !PyErr_Occurred() && websocket->end_told != Py_True)
+    Messages *messages = (Messages *)self;
+    WebSocket *websocket = (WebSocket *)messages->websocket;
+    bool goes_on = !messages->is_over && websocket->end_told != Py_True;
+    PyObject *message = goes_on && !messages->calls_receive ? next_message(websocket) : NULL;
+    if (!message && goes_on && !PyErr_Occurred())
         message = PyObject_CallMethod((PyObject *)websocket, "receive", NULL);
     if (message == Py_None)
         Py_CLEAR(message);
+    messages->is_over = !message;
     return message;
 }
 

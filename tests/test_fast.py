@@ -410,6 +410,33 @@ def test_iteration_calls_a_receive_of_an_apps_own(pure: str) -> None:
     assert calls == ["4", "0", "4", "0", "4"]
 
 
+ITERATED = """
+import gevent
+from geventws.websocket import WebSocket
+from tests import pairs
+class Rare(WebSocket):
+    answers = [None, "two"]
+    def receive(self):
+        return self.answers.pop(0)
+opener = pairs.Opener(None)
+ws, peer = opener()
+messages = iter(ws)
+with gevent.Timeout(0.01, False):
+    next(messages)
+peer.send("one")
+pairs.WebSocket = Rare
+rare, _ = opener()
+others = iter(rare)
+for iterator in (messages, iter(ws), others, others):
+    print(next(iterator, "over"))
+"""
+
+
+@pytest.mark.parametrize("pure", ["", "1"])
+def test_iteration_that_is_over_stays_so(pure: str) -> None:
+    assert run("-c", ITERATED, pure=pure).split() == ["over", "one", "over", "over"]
+
+
 @pytest.mark.usefixtures("way")
 def test_messages_are_in_the_log_at_debug(opened: Opener, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("DEBUG", "geventws"):
