@@ -885,7 +885,7 @@ static PyMethodDef poll_method = {"poll", poll, METH_NOARGS, NULL};
 /* Have an epoll set of this process, and not of the one that it was forked from. */
 static bool open_set(Poller *poller)
 {
-    if (poller->fd >= 0 && is_ours(poller))
+    if (poller->watcher && is_ours(poller))
         return true;
     if (poller->watcher && !call(poller->watcher, "close"))
         return false;
@@ -942,10 +942,14 @@ static PyObject *start_watcher(PyObject *self, PyObject *callback)
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = watcher};
     if (watcher->active)
         return PyErr_Format(PyExc_RuntimeError, "start() of a watcher that is active");
-    if (!open_set(poller) || (!poller->active && !start_polling(poller)))
+    if (!open_set(poller))
         return NULL;
     if (epoll_ctl(poller->fd, EPOLL_CTL_ADD, watcher->fd, &event))
         return PyErr_SetFromErrno(PyExc_OSError);
+    if (!poller->active && !start_polling(poller)) {
+        epoll_ctl(poller->fd, EPOLL_CTL_DEL, watcher->fd, NULL);
+        return NULL;
+    }
     poller->active++;
     replace(&watcher->callback, callback);
     watcher->generation = generation;

@@ -248,6 +248,43 @@ def test_methods_in_c_have_no_docstrings_where_python_has_none(compiled: None) -
     assert run("-OO", "-c", SHAPE).count(" None\n") == 5
 
 
+UNLUCKY = """
+import gevent, os, socket, sys, tempfile
+from types import SimpleNamespace
+from geventws import fast
+class Loop:
+    __module__ = "gevent.libev.corecext"
+    fails = True
+    def __init__(self, loop):
+        self.loop = loop
+    def io(self, *arguments):
+        if Loop.fails:
+            raise MemoryError
+        return self.loop.io(*arguments)
+hub = gevent.get_hub()
+end, other = socket.socketpair()
+told = []
+poller = fast.enter(SimpleNamespace(loop=(loop := Loop(hub.loop))))
+watcher = fast.watch(loop, end.fileno())
+for Loop.fails in (True, False):
+    try:
+        watcher.start(lambda: told.append(end.recv(9)) or watcher.stop())
+    except MemoryError:
+        print("MemoryError", watcher.active)
+other.send(b"bytes")
+print(hub.join(60), told)
+with tempfile.TemporaryFile() as file:
+    try:
+        fast.watch(loop, file.fileno()).start(print)
+    except PermissionError:
+        print("PermissionError", hub.join(1))
+"""
+
+
+def test_watcher_that_could_not_be_started_leaves_nothing_started(compiled: None) -> None:
+    assert run("-c", UNLUCKY).splitlines() == ["MemoryError False", "True [b'bytes']", "PermissionError True"]
+
+
 LOAD = """
 import sys
 from importlib.machinery import ExtensionFileLoader
