@@ -669,18 +669,17 @@ static bool read_once(Transport *transport, Read *read)
 
 static bool is_for_python(Read *read) { return read->rest || read->is_lost || read->error; }
 
-/* Note what messages have become, and what their view will cost. In a pass that has been paid for, that is a number. */
+/* Note what messages have become, and what their view will cost. In a pass that has been paid for, that is a number;
+   else false, as it is for Python. */
 static bool spend(Read *read)
 {
     Turns *turns = (Turns *)read->session->turns;
-    Py_ssize_t work = read->inflated + read->size;
-    if (Py_TYPE(read->session->turns) == turns_type && turns->left < WORK_PER_PASS) {
-        turns->left -= work;
+    if (!read->inflated)
         return true;
-    }
-    PyObject *result = PyObject_CallMethod(read->session->turns, "spend", "n", work);
-    Py_XDECREF(result);
-    return result;
+    if (Py_TYPE(read->session->turns) != turns_type || turns->left >= WORK_PER_PASS)
+        return false;
+    turns->left -= read->inflated + read->size;
+    return true;
 }
 
 /* Have Python do its part of what was read. */
@@ -697,8 +696,11 @@ static bool tell_python(Read *read)
             PyObject_CallMethod(session, "data_received", "Onn", read->rest, read->inflated, read->size);
         done = result;
         Py_XDECREF(result);
-    } else if (read->inflated)
-        done = spend(read);
+    } else if (!spend(read)) {
+        PyObject *result = PyObject_CallMethod(read->session->turns, "spend", "n", read->inflated + read->size);
+        done = result;
+        Py_XDECREF(result);
+    }
     Py_CLEAR(read->rest);
     return done;
 }
@@ -822,11 +824,9 @@ static PyObject *next_greenlet(PyObject *hub)
         poller->next++;
         if (!watcher)
             continue;
-        if (is_for_python(&poller->left))
-            break;
+        if (is_for_python(&poller->left) || !spend(&poller->left))
+            break; /* Python may let others run */
         Session *session = poller->left.session;
-        if (poller->left.inflated && !spend(&poller->left))
-            report(poller, session->turns);
         poller->left.session = NULL;
         poller->served[poller->served_count++] = session;
         if (has_waiting_view(session) && session->hub == hub)

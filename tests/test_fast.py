@@ -27,6 +27,7 @@ from geventws.connection import Close, Connection
 from geventws.errors import ConnectionClosed
 from geventws.session import Session
 from geventws.transport import Transport
+from geventws.turns import Turns
 from geventws.websocket import WebSocket
 
 from . import pairs
@@ -35,7 +36,8 @@ from .pairs import Opener, close_frame, living, masked, reset, settle, until, un
 from .servers import ROOT, missing
 
 IS_COMPILED = find_spec("geventws._fast") is not None
-TEXT, BINARY = 1, 2
+TEXT, BINARY, RSV1 = 1, 2, 0x40
+HELLO = bytes.fromhex("f248cdc9c90700")  # compressed, as RFC 7692 §7.2.3.1 has it
 WITHIN = 120.0  # seconds for a program that takes few
 FOR_LONG = 60.0  # seconds of random cases
 
@@ -803,6 +805,30 @@ def test_collection_that_lets_others_run_while_a_view_reads_for_the_next_mixes_n
     third_peer.sock.sendall(close_frame())
     assert [other.get(timeout=pairs.WITHIN) for other in others] == [["well"], ["of a third"] * 3]
     assert second.close_code == 1007
+
+
+@pytest.mark.usefixtures("way")
+def test_hub_alone_notes_what_messages_cost(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A view that did so while it reads for the next could let others run in the middle of that."""
+    request, spend, noting = pairs.Request, Turns.spend, []  # type: ignore[attr-defined]
+    offers: Any = (("permessage-deflate", (("client_no_context_takeover", None),)),)
+    monkeypatch.setattr(pairs, "Request", lambda key, protocols, _: request(key, protocols, offers))
+
+    def note(turns: Turns, work: int) -> None:
+        noting.append(gevent.getcurrent())
+        spend(turns, work)
+        if gevent.getcurrent() is not get_hub():
+            gevent.sleep(0)  # as where a garbage collection begins here, and __del__() waits for a lock
+
+    monkeypatch.setattr(Turns, "spend", note)
+    ends = [opened("tcp") for _ in range(4)]
+    views = [opened.spawn(lambda ws=ws: list(islice(ws, 2))) for ws, _ in ends]
+    for _ in range(2):
+        settle()
+        for (_, peer), frame in zip(ends, [masked(TEXT, b"plain"), *[masked(RSV1 | TEXT, HELLO)] * 3], strict=True):
+            peer.sock._sock.send(frame)
+    assert [view.get(timeout=pairs.WITHIN) for view in views] == [["plain"] * 2, *[["Hello"] * 2] * 3]
+    assert set(noting) == {get_hub()}
 
 
 @pytest.mark.usefixtures("way")
