@@ -1222,6 +1222,7 @@ static enum Sent send_gathered(Transport *transport)
     transport->bytes_sent += sent;
     if (sent == waiting)
         return PyByteArray_Resize(outbox, 0) ? give_up(transport) : WHOLE;
+    replace(&transport->blocked, Py_True); /* what others write until this is noted waits behind it */
     if (PySequence_DelSlice(outbox, 0, sent))
         return give_up(transport);
     return put_off(transport, call((PyObject *)transport, "_block"));
@@ -1230,6 +1231,7 @@ static enum Sent send_gathered(Transport *transport)
 /* Keep what the peer did not take of a frame: of bytes without a copy. */
 static enum Sent keep_rest(Transport *transport, Frame *frame, Py_ssize_t sent)
 {
+    replace(&transport->blocked, Py_True); /* as in send_gathered() */
     PyObject *rest = Py_NewRef(frame->message);
     Py_ssize_t start = sent - frame->header_size, left = frame->header_size + frame->size - sent;
     if (start < 0 || !PyBytes_CheckExact(rest)) {
@@ -1499,7 +1501,7 @@ static PyObject *next_place(PyObject *module, PyObject *const *args, Py_ssize_t 
 #define KEYWORDS(function) (PyCFunction)(void (*)(void))function, METH_FASTCALL | METH_KEYWORDS
 static PyMethodDef methods[METHODS] = {
     [ON_READABLE] = {"_on_readable", on_readable, METH_NOARGS, "($self)"},
-    [WRITE] = {"write", KEYWORDS(write_bytes), "($self, data, *, more=False)"},
+    [WRITE] = {"write", KEYWORDS(write_bytes), "($self, data, *, header=b'', more=False)"},
     [RECEIVE] = {"receive", KEYWORDS(receive), "($self, timeout=None)"},
     [SEND] = {"send", KEYWORDS(send_message), "($self, message, binary=None)"},
     [POST] = {"post", KEYWORDS(post), "($self, message, binary=None)"},

@@ -123,10 +123,10 @@ class Session(SessionFields):
         connection, transport = self.connection, self.transport
         if (type(message) is str or type(message) is bytes) and len(message) >= LARGE:
             header, frame = connection.encode_parts(message, binary)
-            transport.write(header, more=True)
+            transport.write(frame, header=header, more=more)
         else:
             frame = connection.encode_message(message, binary)
-        transport.write(frame, more=more)
+            transport.write(frame, more=more)
         if transport.broken:
             return False
         if self.debug:

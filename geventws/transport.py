@@ -228,8 +228,8 @@ class Transport(TransportFields):
 
     # Writing
 
-    def write(self, data: bytes, *, more: bool = False) -> None:
-        """Take data whole and send what the peer takes of it now.
+    def write(self, data: bytes, *, header: bytes = b"", more: bool = False) -> None:
+        """Take data whole, behind a header of its own, and send what the peer takes of it now.
 
         more=True says that other small data may follow soon: it gathers until 16 KiB, a write without
         `more`, or the end of the loop pass.
@@ -237,20 +237,27 @@ class Transport(TransportFields):
         if self.broken or self._finishing:
             return
         outbox = self._outbox
+        # What others write waits behind this until it is noted how much has left: a garbage collection may let them
+        # run, or one of them be a signal handler.
         try:
             if self.blocked:
+                outbox += header
                 outbox += data
-            elif more and len(outbox) + len(data) < CORK_SIZE:
+            elif more and len(outbox) + len(header) + len(data) < CORK_SIZE:
+                outbox += header
                 outbox += data
                 self._uncork_soon()
                 return
-            elif outbox:
+            elif outbox or header:
+                self.blocked = True
+                outbox += header
                 if self._tls or len(data) < CORK_SIZE:
                     outbox += data
                     self._flush()
                 else:
                     self._flush(data)
             else:
+                self.blocked = True
                 try:
                     sent = self._pipe.send(data) if not self._tls else self._send_records(data)
                 except _NOT_NOW:
@@ -261,6 +268,10 @@ class Transport(TransportFields):
                 self.bytes_sent += sent
                 if sent < len(data):
                     self._keep_rest(data, sent)
+                elif outbox:
+                    self._block()
+                else:
+                    self.blocked = False
                 return
         except MemoryError:
             self.give_up()  # what has left may be half a frame
@@ -306,7 +317,9 @@ class Transport(TransportFields):
 
     def _flush(self, data: bytes = b"") -> None:
         """Send what the peer takes of what waits, and of data behind it; the rest waits."""
+        self.blocked = True  # as in write()
         rest, outbox = self._rest, self._outbox
+        self._outbox = bytearray()  # of others
         try:
             # A large frame is not copied behind its header. A TLS write cut short must be repeated with the same bytes:
             # the outbox only grows at its end.
@@ -335,17 +348,25 @@ class Transport(TransportFields):
                 self._rest = memoryview(data)[behind:]
             else:
                 outbox += data
+            outbox += self._outbox
+            self._outbox = outbox
         except MemoryError:
             self.give_up()
             return
         if self.waiting:
             self._wait_for_room(progress=sent > 0)
+        else:
+            self.blocked = self._write_watcher is not None and self._write_watcher.active
 
     def _wait_for_room(self, *, progress: bool) -> None:
+        if self.broken:  # by one of the others
+            self._empty()
+            return
         if self._write_watcher is None:
             self._write_watcher = self._loop.io(self._sock.fileno(), _WRITE)
-        if not self.blocked:
-            self.blocked = progress = True
+        self.blocked = True
+        if not self._write_watcher.active:
+            progress = True
             self._write_watcher.start(self._on_writable)
         if self._send_timeout is not None and progress:
             if self._send_deadline is None:

@@ -25,6 +25,7 @@ from gevent.exceptions import BlockingSwitchOutError
 from geventws import fast
 from geventws.connection import Close, Connection
 from geventws.errors import ConnectionClosed
+from geventws.frames import encode_frame
 from geventws.session import Session
 from geventws.transport import Transport
 from geventws.turns import Turns
@@ -805,6 +806,84 @@ def test_collection_that_lets_others_run_while_a_view_reads_for_the_next_mixes_n
     third_peer.sock.sendall(close_frame())
     assert [other.get(timeout=pairs.WITHIN) for other in others] == [["well"], ["of a third"] * 3]
     assert second.close_code == 1007
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("how", ["tcp", "tls"])
+@pytest.mark.parametrize("waiting", [0, 1, 2], ids=["alone", "behind one", "behind two"])
+def test_collection_that_lets_others_send_in_the_middle_of_a_frame_cuts_none(
+    opened: Opener, how: str, waiting: int
+) -> None:
+    ws, peer = opened(how, buffer=pairs.SMALL)
+    sizes = [100_000, 17_000, 300, 64_000] * 5
+    said: list[str] = []
+    sending = True
+    collecting = False
+
+    def collected(phase: str, info: dict[str, int]) -> None:
+        nonlocal collecting
+        if sending and not collecting and gevent.getcurrent() is view:
+            collecting = True
+            gevent.sleep(0)  # as where __del__() waits for a lock
+            collecting = False
+
+    def others() -> None:
+        while sending:
+            said.append(str(len(said)))
+            ws.send(said[-1])
+            gevent.sleep(0)
+
+    def send() -> None:
+        nonlocal sending
+        gc.set_threshold(1)
+        for number, size in enumerate(sizes):
+            for _ in range(waiting):
+                ws.session.transport.write(peer_text(b"small"), more=True)
+            ws.send(bytes([65 + number]) * size)
+        sending = False
+
+    threshold = gc.get_threshold()
+    gc.callbacks.append(collected)
+    try:
+        view, other = opened.spawn(send), opened.spawn(others)
+        events: list[Any] = []
+        while not events or events[-1] != "last":
+            if view.dead and other.dead and not ws.session.transport.waiting:
+                ws.post("last")
+            events.append(peer.receive())
+            assert isinstance(events[-1], (str, bytes))
+    finally:
+        gc.callbacks.remove(collected)
+        gc.set_threshold(*threshold)
+    assert [event for event in events if isinstance(event, bytes)] == [
+        bytes([65 + number]) * size for number, size in enumerate(sizes)
+    ]
+    assert [event for event in events if isinstance(event, str) and event.isdigit()] == said
+
+
+def peer_text(text: bytes) -> bytes:
+    return encode_frame(TEXT, text)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("message", [bytes(100_000), "x" * 100_000], ids=["bytes", "text"])
+def test_end_that_comes_in_the_middle_of_a_send_is_one(opened: Opener, message: Any) -> None:
+    ws, _ = opened(buffer=pairs.SMALL)
+    transport = ws.session.transport
+
+    def collected(phase: str, info: dict[str, int]) -> None:
+        if transport.bytes_sent > 1000:
+            transport.abort()
+
+    threshold = gc.get_threshold()
+    gc.callbacks.append(collected)
+    gc.set_threshold(1)
+    try:
+        assert not ws.post(message)
+    finally:
+        gc.callbacks.remove(collected)
+        gc.set_threshold(*threshold)
+    assert ws.closed and not transport.waiting and not transport.blocked
 
 
 @pytest.mark.usefixtures("way")
