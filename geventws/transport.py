@@ -236,28 +236,21 @@ class Transport(TransportFields):
         """
         if self.broken or self._finishing:
             return
-        outbox = self._outbox
         # What others write waits behind this until it is noted how much has left: a garbage collection may let them
-        # run, or one of them be a signal handler.
+        # run between any two statements, or one of them be a signal handler.
+        was_blocked, self.blocked = self.blocked, True
+        outbox = self._outbox
         try:
-            if self.blocked:
-                outbox += header
-                outbox += data
+            if was_blocked:
+                self._outbox += header + data if header else data
             elif more and len(outbox) + len(header) + len(data) < CORK_SIZE:
-                outbox += header
-                outbox += data
+                outbox += header + data if header else data
+                self.blocked = False
                 self._uncork_soon()
                 return
             elif outbox or header:
-                self.blocked = True
-                outbox += header
-                if self._tls or len(data) < CORK_SIZE:
-                    outbox += data
-                    self._flush()
-                else:
-                    self._flush(data)
+                self._flush(header, data)
             else:
-                self.blocked = True
                 try:
                     sent = self._pipe.send(data) if not self._tls else self._send_records(data)
                 except _NOT_NOW:
@@ -268,10 +261,10 @@ class Transport(TransportFields):
                 self.bytes_sent += sent
                 if sent < len(data):
                     self._keep_rest(data, sent)
-                elif outbox:
+                    return
+                self.blocked = bool(outbox)
+                if outbox:
                     self._block()
-                else:
-                    self.blocked = False
                 return
         except MemoryError:
             self.give_up()  # what has left may be half a frame
@@ -315,11 +308,15 @@ class Transport(TransportFields):
         if self._outbox and not self.blocked:
             self._flush()
 
-    def _flush(self, data: bytes = b"") -> None:
-        """Send what the peer takes of what waits, and of data behind it; the rest waits."""
+    def _flush(self, header: bytes = b"", data: bytes = b"") -> None:
+        """Send what the peer takes of what waits, and of header and data behind it; the rest waits."""
         self.blocked = True  # as in write()
         rest, outbox = self._rest, self._outbox
         self._outbox = bytearray()  # of others
+        outbox += header
+        if self._tls or len(data) < CORK_SIZE:
+            outbox += data
+            data = b""
         try:
             # A large frame is not copied behind its header. A TLS write cut short must be repeated with the same bytes:
             # the outbox only grows at its end.
@@ -348,15 +345,14 @@ class Transport(TransportFields):
                 self._rest = memoryview(data)[behind:]
             else:
                 outbox += data
-            outbox += self._outbox
-            self._outbox = outbox
+            self._outbox = outbox + self._outbox if self._outbox else outbox
         except MemoryError:
             self.give_up()
             return
+        is_watched = self._write_watcher is not None and self._write_watcher.active
+        self.blocked = bool(self._rest or self._outbox or is_watched)
         if self.waiting:
             self._wait_for_room(progress=sent > 0)
-        else:
-            self.blocked = self._write_watcher is not None and self._write_watcher.active
 
     def _wait_for_room(self, *, progress: bool) -> None:
         if self.broken:  # by one of the others
