@@ -20,7 +20,8 @@ from geventws.server import WebSocketHandler, WebSocketServer
 from .handshake import answer
 
 SERVER = WebSocketServer(("127.0.0.1", 0), lambda environ, start_response: [])  # never started
-SOCKET = socket.socket()  # never connected
+SOCKET = socket.socket()  # which a handler has, though it reads from a BufferedReader here
+SOCKET.close()
 LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\0-\x08\n-\x1f\x7f]*)\r\n")
 CONTROL = re.compile(r"[\0-\x08\n-\x1f\x7f]")
 GUNICORN = Config()
