@@ -10,6 +10,7 @@ import gevent
 from flask import Blueprint, Response, abort, request
 
 import geventws
+from geventws.command.arguments import version
 from geventws.flask import Sockets
 
 from .apps import app, sockets
@@ -23,6 +24,11 @@ def _ws() -> geventws.WebSocket:
     ws = request.environ["wsgi.websocket"]
     assert isinstance(ws, geventws.WebSocket)
     return ws
+
+
+@app.route("/version")
+def what_runs_in_c() -> str:
+    return version()
 
 
 @app.before_request

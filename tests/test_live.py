@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
+import os
 import re
 import ssl
 import sys
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from geventws.command.arguments import version
 
 from .raw import ACCEPT, BINARY, CLOSE, PING, PONG, TEXT, Raw, close_frame, frame, request
 from .servers import FRONT_ENDS, ROOT, Server, serve, upgrade_request, wait_for
@@ -822,6 +825,14 @@ def test_no_peer_can_forge_a_line_of_the_log(server: Server) -> None:
 
 
 # Other ways to run it
+
+
+def test_servers_of_a_run_in_pure_python_run_in_pure_python(server: Server) -> None:
+    """They inherit GEVENTWS_PURE: what .ci/run shows without C is shown of Python."""
+    told = ask(server, PLAIN.replace(b" / ", b" /version ")).body
+    assert told == version()
+    if os.environ.get("GEVENTWS_PURE"):
+        assert told.endswith(" in pure Python")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "tcp" in kind])
