@@ -62,9 +62,11 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment(variables: dict[str, str]) -> dict[str, str]:
+    """Return what a program has of our environment: no option, but whether it runs in C."""
     ours = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "1000"}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("GEVENTWS_", "PYTHON"))}
-    return {**inherited, **ours, **variables}
+    pure = {name: os.environ[name] for name in ("GEVENTWS_PURE",) if name in os.environ}
+    return {**inherited, **pure, **ours, **variables}
 
 
 def run(directory: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

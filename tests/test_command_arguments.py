@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shlex
 from importlib.util import find_spec
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import geventws
+from geventws.command.arguments import version
 
 from .commands import APP, Answers, answers_to, assert_one_line, run, running, write_files
 
@@ -131,6 +133,13 @@ def test_version_tells_what_runs_in_c(tmp_path: Path) -> None:
         answer = run(tmp_path, "--version", GEVENTWS_PURE=pure)
         assert answer.returncode == 0
         assert re.fullmatch(rf"geventws {re.escape(geventws.__version__)} {expected}\n", answer.stdout)
+
+
+def test_program_of_a_run_in_pure_python_is_in_pure_python(tmp_path: Path) -> None:
+    told = run(tmp_path, "--version").stdout
+    assert told == f"{version()}\n"
+    if os.environ.get("GEVENTWS_PURE"):
+        assert told.endswith(" in pure Python\n")
 
 
 # Mistakes
