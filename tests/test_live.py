@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from werkzeug.http import dump_cookie
 
 from geventws.command.arguments import version
 
@@ -393,7 +394,7 @@ def test_a_page_whose_name_was_made_to_lead_here_is_refused_by_the_option_hosts(
 ANSWERS: dict[str, tuple[int, str, dict[str, str]]] = {
     "/unauthorized": (401, "Unauthorized", {}),
     "/unauthorized-cookie": (401, "log in first", {"Set-Cookie": "seen=yes", "WWW-Authenticate": "Basic"}),
-    "/login": (302, "Redirecting", {"Location": "/login-page", "Set-Cookie": "seen=yes; Path=/"}),
+    "/login": (302, "Redirecting", {"Location": "/login-page", "Set-Cookie": dump_cookie("seen", "yes")}),
     "/echo?deny": (403, "denied before the view", {}),
     "/nothing-here": (404, "Not Found", {}),
     "/stream": (200, "one two", {}),
