@@ -290,6 +290,52 @@ def test_socket_without_sendmsg_loses_nothing(make: Maker) -> None:
     assert owner.lost == []
 
 
+class Interrupted(RecordingSocket):
+    """A socket in whose next send() somebody else does something, as a signal handler may."""
+
+    run_meanwhile: Callable[[], None] | None = None
+
+    def send(self, data: bytes) -> int:
+        size = super().send(data)
+        run, self.run_meanwhile = self.run_meanwhile, None
+        if run is not None:
+            run()
+        return size
+
+
+def interrupted(make: Maker, room: int | None) -> tuple[Recorder, Any, Interrupted]:
+    """Return an owner, the client, and the owner's socket, in whose send() others may do something."""
+    socks: list[Interrupted] = []
+
+    def wrap(sock: Any) -> Interrupted:
+        socks.append(Interrupted([], sock))
+        return socks[-1]
+
+    owner, client = make("tcp", buffer=room, wrap=wrap)
+    return owner, client, socks[0]
+
+
+@pytest.mark.parametrize("room", [SMALL, None])
+@pytest.mark.parametrize("size", [10, 20_000, 300_000])
+def test_what_others_write_in_the_middle_of_a_write_leaves_behind_it(make: Maker, size: int, room: int | None) -> None:
+    owner, client, sock = interrupted(make, room)
+    data = os.urandom(size)
+    sock.run_meanwhile = partial(owner.transport.write, b"of others")
+    owner.transport.write(data)
+    assert read(client, size + 9) == data + b"of others"
+    assert owner.lost == []
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+def test_others_may_end_it_in_the_middle_of_a_write(make: Maker, size: int) -> None:
+    owner, _, sock = interrupted(make, SMALL)
+    sock.run_meanwhile = owner.transport.abort
+    owner.transport.write(os.urandom(size))
+    assert owner.transport.waiting == 0
+    owner.transport.write(b"to nobody")
+    assert owner.transport.waiting == 0
+
+
 class Greedy(RecordingSocket):
     """A socket whose kernel takes ten bytes, after which the process gets no more memory until relax() is called."""
 
