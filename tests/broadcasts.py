@@ -7,14 +7,12 @@ Members compress or not, keep a compressor, are slow, are excluded, leave, close
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import random
 import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from time import monotonic
 from typing import Any
 
 import gevent
@@ -27,7 +25,7 @@ from geventws.rooms import lane
 from geventws.turns import pause
 from geventws.websocket import WebSocket
 
-from .differential import OFFERS, kind
+from .differential import OFFERS, arguments, compare, kind
 from .pairs import ENVIRON, KEY, SMALL, close_frame, settle, until
 
 SIZES = [0, 1, 100, 125, 126, 200, 200, 3000, 16_000, 70_000]  # bytes of what is said
@@ -173,19 +171,7 @@ def difference(number: int) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.broadcasts", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--cases", type=int, help="so many, however long they take")
-    parser.add_argument("--seed", type=int, default=0, help="the number of the first case")
-    options = parser.parse_args()
-    end, found, number = monotonic() + options.seconds, 0, options.seed
-    while monotonic() < end if options.cases is None else number < options.seed + options.cases:
-        if told := difference(number):
-            print(told, flush=True)
-            found += 1
-        number += 1
-    print(f"{number - options.seed} cases, {found} differences")
-    return bool(found)
+    return compare(arguments("python -m tests.broadcasts", __doc__).parse_args(), difference)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ import itertools
 import random
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -433,21 +434,32 @@ def difference(number: int, size: int = 1) -> str:
     return f"case {number + index} of {number}, {first[0][:1]}: C, Python {str(parts)[:200]}"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.differential", description=__doc__)
+def arguments(prog: str, description: str | None) -> argparse.ArgumentParser:
+    """Return what says which cases are run, and for how long."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--cases", type=int, help="so many, however long they take")
     parser.add_argument("--seed", type=int, default=0, help="the number of the first case")
-    parser.add_argument("--size", type=int, default=1, help="cases beside each other")
-    options = parser.parse_args()
+    return parser
+
+
+def compare(options: argparse.Namespace, difference: Callable[[int], str], size: int = 1) -> int:
+    """Print the differences of cases, `size` at a time, and how many there were; return whether there were any."""
     end, found, number = monotonic() + options.seconds, 0, options.seed
     while monotonic() < end if options.cases is None else number < options.seed + options.cases:
-        if told := difference(number, options.size):
+        if told := difference(number):
             print(told, flush=True)
             found += 1
-        number += options.size
+        number += size
     print(f"{number - options.seed} cases, {found} differences")
     return bool(found)
+
+
+def main() -> int:
+    parser = arguments("python -m tests.differential", __doc__)
+    parser.add_argument("--size", type=int, default=1, help="cases beside each other")
+    options = parser.parse_args()
+    return compare(options, partial(difference, size=options.size), options.size)
 
 
 if __name__ == "__main__":

@@ -62,14 +62,18 @@ def outcome(number: int, call: int) -> tuple[Run, list[Any], str]:
     case.options = case.options.replace(close_timeout=0.1)
     run = Run(case)
     run.patience = 1.0  # for a socket that is watched no more
-    errors = get_hub().exception_stream = io.StringIO()
     keepalive._number = itertools.count(1)  # of pings, as the peer sees them
+    return run, *_seen(run, call)
+
+
+def _seen(run: Run | broadcasts.Run, call: int) -> tuple[list[Any], str]:
+    """Do a run in which the call of this number fails; return what was seen, and what the hub told."""
+    errors = get_hub().exception_stream = io.StringIO()
     calls.value, failing.value = 0, call
     try:
-        seen = run.run()
+        return run.run(), errors.getvalue()
     finally:
         failing.value = 0
-    return run, seen, errors.getvalue()
 
 
 def faults(number: int, call: int, undisturbed: list[Any]) -> Iterator[str]:
@@ -105,14 +109,8 @@ class Room(broadcasts.Run):
 
 def outcome_of_room(number: int, call: int) -> tuple[Room, list[Any], str]:
     """Return the same of a case of broadcasts.py."""
-    errors = get_hub().exception_stream = io.StringIO()
     run = Room(number)
-    calls.value, failing.value = 0, call
-    try:
-        seen = run.run()
-    finally:
-        failing.value = 0
-    return run, seen, errors.getvalue()
+    return run, *_seen(run, call)
 
 
 def faults_of_room(number: int, call: int, undisturbed: list[Any]) -> Iterator[str]:
