@@ -1480,17 +1480,17 @@ static PyObject *serve_places(Delivery *delivery)
 
 static PyObject *next_place(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    bool fits = count == 5 && PyObject_TypeCheck(args[0], lane_fields) && PyObject_TypeCheck(args[4], turns_fields);
-    Delivery delivery = {.lane = fits ? (Lane *)args[0] : NULL, .keeps_up = args[3], .share = (Turns *)args[4]};
-    PyObject *counts = fits ? delivery.lane->counts : NULL;
-    if (!counts || !PyObject_TypeCheck(counts, counts_fields) || !delivery.lane->round)
+    bool is_lane = count == 5 && PyObject_TypeCheck(args[0], lane_fields) && PyObject_TypeCheck(args[4], turns_fields);
+    Lane *lane = is_lane ? (Lane *)args[0] : NULL;
+    if (!lane || !lane->round || !lane->counts || !PyObject_TypeCheck(lane->counts, counts_fields))
         return PyErr_Format(PyExc_TypeError, "next_place() takes a lane, a batch, a weight, a pace and turns");
+    Delivery delivery = {.lane = lane, .keeps_up = args[3], .share = (Turns *)args[4]};
     delivery.least = PyLong_AsLongLong(args[2]);
     if (delivery.least == -1 && PyErr_Occurred())
         return NULL;
     Batch *batch = PyObject_TypeCheck(args[1], batch_fields) ? (Batch *)args[1] : NULL;
     /* What is more than a batch is posted by Python, as far as the peer takes it. */
-    if (websocket_type && batch && batch->prepared && batch->excluded && batch->stop >= delivery.lane->stop)
+    if (websocket_type && batch && batch->prepared && batch->excluded && batch->stop >= lane->stop)
         delivery.batch = batch;
     PyObject *place = serve_places(&delivery);
     return place || PyErr_Occurred() ? place : Py_NewRef(Py_None);
